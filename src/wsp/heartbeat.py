@@ -1,0 +1,121 @@
+"""Which services are alive: a row per process, kept fresh while its work loop turns."""
+
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Literal
+
+from sqlalchemy import String, delete, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from wsp.database import Base, Database, utc_now
+
+HEARTBEAT_SECONDS = 1.0
+STALE_SECONDS = 4.0  # a service that has not been heard for so long is dead; the contract allows 5
+FORGET_SECONDS = 3600.0  # rows of processes that died without a word are removed after this
+
+Kind = Literal["api", "ftp", "cron"]
+
+logger = logging.getLogger(__name__)
+
+
+class ServiceRow(Base):
+    """A process of a service, as it last reported itself."""
+
+    __tablename__ = "services"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    node: Mapped[str] = mapped_column(String(255))
+    kind: Mapped[str] = mapped_column(String(8), index=True)
+    pid: Mapped[int]
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime] = mapped_column(index=True)
+
+
+def alive(session: Session, kind: Kind, *, now: datetime | None = None) -> bool:
+    """Is at least one process of this kind running, as far as the last seconds tell?"""
+    since = (now or utc_now()) - timedelta(seconds=STALE_SECONDS)
+    query = select(ServiceRow.id).where(ServiceRow.kind == kind, ServiceRow.heartbeat_at > since).limit(1)
+    return session.scalar(query) is not None
+
+
+def live_ids(session: Session, kind: Kind, *, now: datetime | None = None) -> set[str]:
+    """The ids of the processes of this kind that are running."""
+    since = (now or utc_now()) - timedelta(seconds=STALE_SECONDS)
+    return set(session.scalars(select(ServiceRow.id).where(ServiceRow.kind == kind, ServiceRow.heartbeat_at > since)))
+
+
+def node_name() -> str:
+    """The name of this machine, as the `services` table knows it."""
+    return platform.node() or "localhost"
+
+
+class Heartbeat:
+    """Reports this process every second from a thread of its own, as long as `is_healthy` says so.
+
+    `on_orphaned` is called once when the process that started this one is gone: a service whose supervisor
+    was killed must not stay behind as an orphan. Without it, nothing is watched (a service run alone).
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        kind: Kind,
+        service_id: str,
+        *,
+        is_healthy: Callable[[], bool] = lambda: True,
+        on_orphaned: Callable[[], None] | None = None,
+    ) -> None:
+        self.id = service_id
+        self._database = database
+        self._kind = kind
+        self._is_healthy = is_healthy
+        self._on_orphaned = on_orphaned
+        self._parent = os.getppid()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Write the row, then keep it fresh. Raises SQLAlchemyError when even the first report fails."""
+        now = utc_now()
+        with self._database.transaction() as session:
+            session.execute(delete(ServiceRow).where(ServiceRow.heartbeat_at < now - timedelta(seconds=FORGET_SECONDS)))
+            session.add(
+                ServiceRow(
+                    id=self.id, node=node_name(), kind=self._kind, pid=os.getpid(), started_at=now, heartbeat_at=now
+                )
+            )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop reporting and remove the row, so that nobody has to wait for it to go stale."""
+        self._stop.set()
+        self._thread.join(timeout=HEARTBEAT_SECONDS * 2)
+        try:
+            with self._database.transaction() as session:
+                session.execute(delete(ServiceRow).where(ServiceRow.id == self.id))
+        except SQLAlchemyError as error:
+            logger.warning("could not sign off, others will notice in %s s: %s", STALE_SECONDS, error)
+
+    def _run(self) -> None:
+        next_beat = time.monotonic() + HEARTBEAT_SECONDS
+        while not self._stop.wait(max(0.0, next_beat - time.monotonic())):
+            next_beat = time.monotonic() + HEARTBEAT_SECONDS
+            if self._on_orphaned is not None and os.getppid() != self._parent:
+                logger.error("the supervisor is gone, stopping")
+                self._on_orphaned()
+                self._on_orphaned = None
+            if self._is_healthy():
+                self._beat()
+
+    def _beat(self) -> None:
+        try:
+            with self._database.transaction(announce=False) as session:
+                session.execute(update(ServiceRow).where(ServiceRow.id == self.id).values(heartbeat_at=utc_now()))
+        except SQLAlchemyError as error:
+            logger.warning("heartbeat not written: %s", error)

@@ -1,0 +1,239 @@
+"""Every setting of the server: `WSP_*` from the environment, a `.env` file, or `WSP_*_FILE` for secrets.
+
+There is no module-level instance: whoever needs settings is handed them.
+"""
+
+import ipaddress
+import os
+import re
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+from tzlocal import get_localzone_name
+
+from wsp.errors import StartupError
+
+ENV_PREFIX = "WSP_"
+FILE_SUFFIX = "_FILE"
+MEBIBYTE = 2**20
+
+
+def _port_range(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", value.strip())
+    if not match or not 1024 <= int(match[1]) <= int(match[2]) <= 65535:
+        raise ValueError("a range of ports from 1024 to 65535, as in 50000-50999, is allowed")
+    return int(match[1]), int(match[2])
+
+
+def _numeric_address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError("a numeric address, as in 203.0.113.7, is allowed") from None
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    try:
+        driver = make_url(value.get_secret_value()).drivername
+    except ArgumentError:
+        driver = ""
+    if driver in ("postgres", "postgresql"):
+        return SecretStr(re.sub(r"^\w+", "postgresql+psycopg", value.get_secret_value()))
+    if driver not in ("sqlite", "postgresql+psycopg"):
+        raise ValueError("sqlite:///path/to/wsp.db or postgresql://user:password@host/database is allowed")
+    return value
+
+
+def _time_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ValueError, OSError, KeyError):
+        raise ValueError("an IANA time zone, as in Europe/Berlin, is allowed") from None
+    return value
+
+
+def _comma_list(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """The effective settings. Field descriptions are the text of `wsp config` and of the README's table."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    data_dir: Annotated[Path, Field(description="Where the database, keys, certificates and files lie")] = Path(
+        "wsp-data"
+    )
+    files_root: Annotated[
+        Path | None,
+        Field(description="The folder that /home/<owner> is rooted at; nothing outside it is touched"),
+    ] = None
+    database_url: Annotated[
+        SecretStr | None,
+        AfterValidator(lambda value: value and _database_url(value)),
+        Field(description="sqlite:///… or postgresql://…; SQLite in the data folder when not set"),
+    ] = None
+    timezone: Annotated[
+        str, AfterValidator(_time_zone), Field(description="The server's time zone: answers, and when jobs are due")
+    ] = Field(default_factory=get_localzone_name)
+
+    http_host: Annotated[str, Field(min_length=1, description="Address the API listens on; 0.0.0.0 for all")] = (
+        "127.0.0.1"
+    )
+    http_port: Annotated[Port, Field(description="Port of the API")] = 3082
+    http_trusted_proxies: Annotated[
+        list[IPvAnyNetwork],
+        NoDecode,
+        BeforeValidator(_comma_list),
+        Field(description="Addresses of reverse proxies whose X-Forwarded-For is believed, comma-separated"),
+    ] = []
+    http_max_body_bytes: Annotated[int, Field(ge=1024, description="Largest request body, in bytes")] = MEBIBYTE
+    rate_limit: Annotated[
+        int, Field(ge=0, description="Requests a minute for each API key (or address without one); 0 = no limit")
+    ] = 6000
+
+    ftp_host: Annotated[str, Field(min_length=1, description="Address FTP listens on; 0.0.0.0 for all")] = "127.0.0.1"
+    ftp_port: Annotated[Port, Field(description="Port of FTP")] = 2121
+    ftp_passive_ports: Annotated[
+        tuple[int, int],
+        NoDecode,
+        BeforeValidator(_port_range),
+        Field(description="Range of ports for passive data connections"),
+    ] = (50000, 50999)
+    ftp_masquerade_address: Annotated[
+        str | None,
+        AfterValidator(lambda value: value and _numeric_address(value)),
+        Field(description="Numeric address told to passive clients, when the server is behind NAT"),
+    ] = None
+    ftp_workers: Annotated[int, Field(ge=1, le=64, description="FTP processes that share the port")] = 1
+    ftp_tls_cert: Annotated[
+        Path | None, Field(description="PEM certificate chain for FTPS; self-signed in the data folder when not set")
+    ] = None
+    ftp_tls_key: Annotated[Path | None, Field(description="PEM private key of that certificate")] = None
+    ftp_idle_timeout: Annotated[int, Field(ge=10, description="Seconds after which an idle session is closed")] = 300
+    ftp_max_sessions: Annotated[int, Field(ge=1, description="Sessions in each FTP process")] = 2000
+
+    cron_max_running: Annotated[int, Field(ge=1, description="Commands that run at the same time")] = 200
+    cron_max_output_bytes: Annotated[
+        int, Field(ge=1024, le=16 * MEBIBYTE, description="Output kept of each run: its head and its tail, in bytes")
+    ] = 65536
+    cron_keep_runs: Annotated[int, Field(ge=1, description="Runs kept in the log of each job")] = 1000
+
+    smtp_host: Annotated[str | None, Field(description="Mail server for job mails; none are sent when not set")] = None
+    smtp_port: Annotated[Port, Field(description="Port of the mail server")] = 25
+    smtp_tls: Annotated[
+        Literal["none", "starttls", "tls"],
+        BeforeValidator(_lower),
+        Field(description="How to speak to the mail server: none, starttls or tls"),
+    ] = "none"
+    smtp_username: Annotated[str | None, Field(description="User name at the mail server")] = None
+    smtp_password: Annotated[SecretStr | None, Field(description="Password at the mail server")] = None
+    smtp_from: Annotated[str | None, Field(description="Sender of job mails; wsp@<host name> when not set")] = None
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        BeforeValidator(_lower),
+        Field(description="Least severe messages that are logged"),
+    ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"], BeforeValidator(_lower), Field(description="Log lines as text or as JSON")
+    ] = "text"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order: given in code, the environment, files named by the environment, `.env`."""
+        return init_settings, env_settings, _SecretFiles(settings_cls), dotenv_settings
+
+    @cached_property
+    def files(self) -> Path:
+        """The effective files root, absolute."""
+        return (self.files_root or self.data_dir / "files").absolute()
+
+    @cached_property
+    def database(self) -> str:
+        """The effective database URL, with its password."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{(self.data_dir / 'wsp.db').absolute()}"
+
+    @cached_property
+    def zone(self) -> ZoneInfo:
+        """The server's time zone."""
+        return ZoneInfo(self.timezone)
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """`WSP_DATABASE_URL_FILE=/run/secrets/url` is read where `WSP_DATABASE_URL` would have been: secrets only."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        name = f"{ENV_PREFIX}{field_name.upper()}{FILE_SUFFIX}"
+        path = os.environ.get(name)
+        if not path or "Secret" not in str(field.annotation):
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except OSError as error:
+            raise StartupError(f"{name}: cannot read {path} ({error.strerror}); a readable file is allowed") from None
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def load_settings(**given: Any) -> Settings:
+    """Read the settings. Raises StartupError with one line that names each wrong one and what is allowed."""
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        lines = [
+            f"{ENV_PREFIX}{'_'.join(str(part) for part in e['loc'][:1]).upper()}: {_allowed(e['msg'])}"
+            for e in error.errors()
+        ]
+        raise StartupError("; ".join(lines)) from None
+    if (settings.ftp_tls_cert is None) != (settings.ftp_tls_key is None):
+        raise StartupError("WSP_FTP_TLS_CERT and WSP_FTP_TLS_KEY: both or neither is allowed")
+    return settings
+
+
+def _allowed(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should be", "allowed is")
+
+
+def unknown_settings() -> list[str]:
+    """A sentence for each `WSP_*` variable of the environment that is no setting, with the likely intention."""
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    unknown = (
+        name
+        for name in sorted(os.environ)
+        if name.startswith(ENV_PREFIX) and name.removesuffix(FILE_SUFFIX) not in known
+    )
+    sentences = []
+    for name in unknown:
+        near = get_close_matches(name, known, n=1)
+        sentences.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
+    return sentences
