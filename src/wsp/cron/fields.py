@@ -1,0 +1,109 @@
+"""The five fields of a cron expression: reading one, and saying what is wrong with it.
+
+Grammar: crontab(5), with names and ranges of names in any case, `n/step` for "from n on", and 7 for Sunday.
+"""
+
+import re
+from dataclasses import dataclass
+
+_SHOWN_CHARACTERS = 20
+_NUMBER = re.compile(r"[0-9]+", re.ASCII)  # digits of other scripts are no numbers here
+_PART = re.compile(r"(?P<first>[^-/]+)(?:-(?P<last>[^-/]+))?(?:/(?P<step>[^-/]+))?", re.ASCII)
+
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+
+
+class ExpressionError(ValueError):
+    """An expression that is not one, or that never fires; the message says why, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one field of an expression may hold."""
+
+    name: str
+    lowest: int
+    highest: int
+    names: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many different values there are; 0 and 7 are the same Sunday."""
+        return 7 if self.names == WEEKDAYS else self.highest - self.lowest + 1
+
+    @property
+    def allowed(self) -> str:
+        """The values, for a person."""
+        numbers = f"{self.lowest}-{self.highest}"
+        return f"{numbers} or {self.names[0]}-{self.names[-1]}" if self.names else numbers
+
+    def parse(self, text: str) -> frozenset[int]:
+        """The values that `text` stands for, Sunday as 0. Raises ExpressionError."""
+        values: set[int] = set()
+        for part in text.split(","):
+            values |= self._parse_part(part, text)
+        if self.names == WEEKDAYS and 7 in values:
+            values = (values - {7}) | {0}
+        return frozenset(values)
+
+    def _parse_part(self, part: str, text: str) -> set[int]:
+        if not part:
+            raise ExpressionError(f"Cron expression: {self.name} {shown(text)} has an empty place in its list")
+        match = _PART.fullmatch(part)
+        if match is None:
+            raise self._refusal(part)
+        step = 1 if match["step"] is None else self._step(match["step"])
+        if match["first"] == "*":
+            if match["last"] is not None:
+                raise self._refusal(part)
+            return set(range(self.lowest, self.lowest + self.size, step))
+        first = self._value(match["first"])
+        if match["last"] is None:
+            if match["step"] is None:
+                return {first}
+            if self.names == WEEKDAYS:
+                first %= 7  # from Sunday on is from the start of the week on
+            return set(range(first, self.lowest + self.size, step))
+        last = self._value(match["last"])
+        if self.names == WEEKDAYS and match["last"].lower() == "sun":
+            last = 7  # a range that ends on Sunday ends the week: fri-sun
+        if first > last:
+            raise ExpressionError(
+                f"Cron expression: {self.name} range {shown(part)} runs backwards, "
+                f"use {first}-{self.highest},{self.lowest}-{last}"
+            )
+        return set(range(first, last + 1, step))
+
+    def _step(self, text: str) -> int:
+        if not _NUMBER.fullmatch(text) or not 1 <= int(text) <= self.size:
+            raise ExpressionError(f"Cron expression: {self.name} step {shown(text)} is not allowed, use 1-{self.size}")
+        return int(text)
+
+    def _value(self, text: str) -> int:
+        if text.lower() in self.names:
+            return self.names.index(text.lower()) + self.lowest
+        if not _NUMBER.fullmatch(text) or not self.lowest <= int(text) <= self.highest:
+            raise self._refusal(text)
+        return int(text)
+
+    def _refusal(self, value: str) -> ExpressionError:
+        return ExpressionError(f"Cron expression: {self.name} {shown(value)} is not allowed, use {self.allowed}")
+
+
+FIELDS = (
+    Field("minute", 0, 59),
+    Field("hour", 0, 23),
+    Field("day of month", 1, 31),
+    Field("month", 1, 12, MONTHS),
+    Field("day of week", 0, 7, WEEKDAYS),
+)
+
+
+def shown(value: str) -> str:
+    """A value as it can be put into a sentence: quoted, short, and printable ASCII only."""
+    short = value if len(value) <= _SHOWN_CHARACTERS else value[:_SHOWN_CHARACTERS] + "..."
+    return "'" + short.encode("ascii", "backslashreplace").decode().translate(_CONTROL) + "'"
+
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
