@@ -5,7 +5,7 @@ from wsp.cron.models import CronJob, JobRun
 from wsp.database import Base
 from wsp.ftp.models import AnonymousAccess, FtpAccount
 from wsp.heartbeat import ServiceRow
-from wsp.web.models import StoredAnswer
+from wsp.rest.models import StoredAnswer
 
 metadata = Base.metadata
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from wsp.auth.models import ApiKey, User
 from wsp.database import utc_now
 from wsp.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized
+from wsp.paging import Page, fetch, matching
 
 KEY_PREFIX = "wsp_"
 KEY_HEX_DIGITS = 48
@@ -195,6 +196,12 @@ def list_keys(session: Session, user: User | None = None) -> list[ApiKey]:
     if user is not None:
         query = query.where(ApiKey.user_id == user.id)
     return list(session.scalars(query))
+
+
+def page_of_keys(session: Session, user: User, page: Page) -> tuple[list[ApiKey], int]:
+    """A part of a user's keys, oldest first, and how many they are in all."""
+    query = select(ApiKey).where(ApiKey.user_id == user.id).order_by(ApiKey.created_at, ApiKey.id)
+    return fetch(session, matching(query, page.search, [ApiKey.name, ApiKey.key_prefix]), page)
 
 
 def revoke_key(session: Session, user: User | None, key_id: str) -> None:

@@ -13,9 +13,9 @@ class StoredAnswer(Base):
 
     __tablename__ = "idempotency_keys"
 
-    user_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    api_key_id: Mapped[str] = mapped_column(String(16), ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     request_hash: Mapped[str] = mapped_column(String(64))
     status: Mapped[int]
-    body: Mapped[bytes] = mapped_column(LargeBinary)
+    sealed_body: Mapped[bytes] = mapped_column(LargeBinary)  # encrypted: the answer may hold a new key's secret
     created_at: Mapped[datetime] = mapped_column(index=True)

@@ -1,0 +1,1 @@
+"""What endpoints are made of: bodies, routes, sessions, lists. `wsp.web` wires the endpoints into an application."""

@@ -1,0 +1,124 @@
+"""Field rules that more than one area uses, as named types with a description and an example."""
+
+import re
+from datetime import datetime
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+_DOMAIN_LABEL = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
+_DOMAIN = re.compile(rf"{_DOMAIN_LABEL}(\.{_DOMAIN_LABEL})*")
+
+MAX_NETWORKS = 1000
+
+
+def one_line(value: str) -> str:
+    """Refuse control characters: NUL cannot be stored, and a line break has no place in a name."""
+    if _CONTROL_CHARACTERS.search(value):
+        raise ValueError("must not contain control characters")
+    return value
+
+
+def not_blank(value: str) -> str:
+    """Refuse a text of spaces alone, as if it were missing."""
+    if not value.strip():
+        raise PydanticCustomError("string_too_short", "blank", {"min_length": 1})
+    return value
+
+
+def _domain(value: str) -> str:
+    lowered = value.lower()
+    if lowered and not _DOMAIN.fullmatch(lowered):
+        raise ValueError("must be a host name, as in example.com (international names in their xn-- form)")
+    return lowered
+
+
+def _network(value: str) -> str:
+    try:
+        if "/" not in value:
+            address = ip_address(value)
+            mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+            return str(mapped or address)
+        return str(ip_network(value))
+    except ValueError:
+        pass
+    try:
+        meant = ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("must be an address or a network, as in 203.0.113.7 or 203.0.113.0/24") from None
+    raise ValueError(f"is not the address of a network; {meant} would be")
+
+
+def _unique(values: list[str]) -> list[str]:
+    return list(dict.fromkeys(values))
+
+
+def _email(value: str) -> str:
+    if not value:
+        return value
+    try:
+        # An address on the machine itself (root@localhost) is a fine place for cron mail.
+        return validate_email(value, check_deliverability=False, globally_deliverable=False).normalized
+    except EmailNotValidError:
+        raise ValueError("must be an e-mail address, or empty") from None
+
+
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=100),
+    AfterValidator(one_line),
+    AfterValidator(not_blank),
+    AfterValidator(str.strip),
+]
+
+Domain = Annotated[
+    str,
+    Field(max_length=253, description="A domain of the owner, or empty", examples=["example.com"]),
+    AfterValidator(_domain),
+]
+
+Owner = Annotated[
+    str,
+    Field(
+        min_length=1, max_length=32, description="The owner; only an admin may name somebody else", examples=["admin"]
+    ),
+    AfterValidator(one_line),
+]
+
+Network = Annotated[str, Field(max_length=49), AfterValidator(_network)]
+
+Networks = Annotated[
+    list[Network],
+    Field(
+        max_length=MAX_NETWORKS,
+        description="Addresses or networks (CIDR) that are let in; an empty list lets in every address",
+        examples=[["203.0.113.0/24"]],
+    ),
+    AfterValidator(_unique),
+]
+
+Email = Annotated[
+    str,
+    Field(max_length=254, description="An e-mail address, or empty", examples=["ops@example.com"]),
+    AfterValidator(_email),
+]
+
+Timestamp = Annotated[
+    str,
+    Field(
+        description="RFC 3339 with a numeric offset, whole seconds, in the server's time zone",
+        examples=["2026-05-18T17:44:36+07:00"],
+    ),
+]
+
+UNSET_TIME: Literal["0001-01-01T00:00:00Z"] = "0001-01-01T00:00:00Z"
+
+
+def rfc3339(instant: datetime, zone: ZoneInfo) -> str:
+    """An instant as answers show it: `2026-05-18T17:44:36+07:00`."""
+    return instant.astimezone(zone).isoformat(timespec="seconds")

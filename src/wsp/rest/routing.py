@@ -1,0 +1,68 @@
+"""Routes as the contract wants them: both slash forms without a redirect, JSON bodies, repeatable POSTs."""
+
+import email.message
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import APIRoute
+
+from wsp.errors import Invalid
+from wsp.rest.idempotency import make_claim
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Route(APIRoute):
+    """A route that reads its body as JSON or says why not, and answers a repeated POST from the store."""
+
+    def get_route_handler(self) -> Handler:
+        """Wrap FastAPI's handler. What happens here is before the commit and before anything is sent."""
+        handle = super().get_route_handler()
+        has_body = self.body_field is not None
+
+        async def handler(request: Request) -> Response:
+            if has_body:
+                await _read_json(request)
+            claim = await make_claim(request)
+            response = await handle(request)
+            if claim is not None:
+                claim.keep(response)
+            return response
+
+        return handler
+
+
+async def _read_json(request: Request) -> None:
+    body = await request.body()
+    if not body.strip():
+        # No body at all is an empty object: the first required field is what is missing, not "a body".
+        request._body = b"{}"
+        request.scope["headers"] = [
+            *(pair for pair in request.scope["headers"] if pair[0] != b"content-type"),
+            (b"content-type", b"application/json"),
+        ]
+        return
+    header = email.message.Message()
+    header["content-type"] = request.headers.get("content-type", "")
+    if header.get_content_type() != "application/json":
+        raise Invalid("Content-Type must be application/json", field="Content-Type")
+    try:
+        await request.json()
+    except ValueError as error:  # also a JSONDecodeError, bad UTF-8, and a number too long to convert
+        raise Invalid(f"The body is not valid JSON: {error}", field="body") from None
+    except RecursionError:
+        raise Invalid("The body is nested too deeply", field="body") from None
+
+
+class Router(APIRouter):
+    """Registers every path with and without its trailing slash; the twin stays out of the OpenAPI document."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(route_class=Route, redirect_slashes=False, **options)
+
+    def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        """Add the route as it is documented, and its hidden twin."""
+        super().add_api_route(path, endpoint, **options)
+        twin = path.removesuffix("/") if path.endswith("/") else f"{path}/"
+        super().add_api_route(twin, endpoint, **(options | {"include_in_schema": False}))

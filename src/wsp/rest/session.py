@@ -1,0 +1,39 @@
+"""One transaction per request: it commits before the answer is sent."""
+
+from collections.abc import Iterator
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+
+from wsp.rest.idempotency import claim_of
+from wsp.rest.state import get_state
+
+
+def get_session(request: Request) -> Iterator[Session]:
+    """A session whose changes are committed when the endpoint returned, and undone when it raised."""
+    state = get_state(request)
+    with state.database.transaction() as session:
+        claim = claim_of(request)
+        if claim is not None:
+            claim.take(session)
+        yield session
+    for react in state.after_commit:
+        react()
+
+
+def get_reader(request: Request) -> Iterator[Session]:
+    """A session for looking only."""
+    with get_state(request).database.reading() as session:
+        yield session
+
+
+async def get_zone(request: Request) -> ZoneInfo:
+    """The time zone of answers."""
+    return get_state(request).zone
+
+
+Writer = Annotated[Session, Depends(get_session, scope="function")]
+Reader = Annotated[Session, Depends(get_reader, scope="function")]
+Zone = Annotated[ZoneInfo, Depends(get_zone)]
