@@ -52,3 +52,8 @@ def current(database: Database) -> str | None:
 def head() -> str | None:
     """The newest revision there is a migration for."""
     return ScriptDirectory.from_config(alembic_config()).get_current_head()
+
+
+def knows(revision: str) -> bool:
+    """Is there a migration of this name? Not, when the database was made by a newer version."""
+    return revision in {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}

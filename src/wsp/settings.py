@@ -237,3 +237,15 @@ def unknown_settings() -> list[str]:
         near = get_close_matches(name, known, n=1)
         sentences.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
     return sentences
+
+
+def variable_name(field_name: str) -> str:
+    """The environment variable of a field: `data_dir` is `WSP_DATA_DIR`."""
+    return f"{ENV_PREFIX}{field_name.upper()}"
+
+
+def masked_url(url: str) -> str:
+    """A database URL that may be shown: without its password, wherever in it that stands."""
+    parsed = make_url(url)
+    secret = [name for name in parsed.query if "password" in name.lower()]
+    return parsed.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)

@@ -1,0 +1,89 @@
+"""The command line: `wsp`. Every error is one line on standard error, and an exit code that is not 0."""
+
+import sys
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import SQLAlchemyError
+
+from wsp import __version__
+from wsp.cli import config, db, openapi, services, tokens, users
+from wsp.errors import StartupError, WspError
+from wsp.supervisor import CANNOT_START
+
+# typer has no public name for the error of a wrong command line, the parent of its BadParameter.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+FAILED = 1
+WRONG_USAGE = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+
+app = typer.Typer(
+    name="wsp",
+    help="FTP accounts and cron jobs behind one REST API. `wsp serve` starts everything.",
+    epilog="Settings are WSP_* variables; `wsp config` shows them all.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+services.add_to(app)
+config.add_to(app)
+openapi.add_to(app)
+app.add_typer(tokens.app)
+app.add_typer(users.app)
+app.add_typer(db.app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wsp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What stands before the command."""
+
+
+def main() -> None:
+    """Run the command line of this process, and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line. Returns the exit code; what went wrong is on standard error, in one line."""
+    try:
+        outcome = app(arguments, standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except UsageError as error:
+        return _usage(error)
+    except StartupError as error:
+        # The supervisor must tell "cannot start" from a crash, which it answers with a restart.
+        return _fail(error.sentence, CANNOT_START if "--supervised" in arguments else FAILED)
+    except WspError as error:
+        return _fail(error.sentence)
+    except SQLAlchemyError as error:
+        return _fail(f"The database refused: {str(getattr(error, 'orig', None) or error).strip().splitlines()[0]}")
+    except BrokenPipeError:
+        sys.stderr.close()  # `wsp token list | head -1`: nobody is reading any more, and nobody wants to hear it
+        return FAILED
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+
+
+def _usage(error: Exception) -> int:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return WRONG_USAGE  # the help was printed
+    command = context.command_path if context is not None else "wsp"
+    sentence = error.format_message() if hasattr(error, "format_message") else str(error)
+    return _fail(f"{sentence.rstrip('.')}; see {command} --help", WRONG_USAGE)
+
+
+def _fail(sentence: str, code: int = FAILED) -> int:
+    typer.echo("wsp: " + " ".join(sentence.split()), err=True)
+    return code

@@ -1,0 +1,91 @@
+"""`wsp serve`, and each service alone: `wsp api`, `wsp ftp`, `wsp cron`."""
+
+import importlib
+from typing import Annotated
+
+import typer
+
+from wsp.cli.environment import read_settings
+from wsp.database import Database
+from wsp.logs import configure_logging
+from wsp.settings import Settings
+from wsp.supervisor import end_with_parent
+
+# Named, not imported: a process must not carry what another one needs.
+ENTRY_POINTS = {"api": "wsp.web.run", "ftp": "wsp.ftp.server.run", "cron": "wsp.cron.run"}
+
+Supervised = Annotated[int | None, typer.Option("--supervised", hidden=True, help="The supervisor's pid.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands that run servers."""
+    for command in (serve, api, ftp, cron):
+        app.command(rich_help_panel="Servers")(command)
+
+
+def serve() -> int:
+    """Start the whole server: API, FTP and cron, in the foreground.
+
+    Migrates the database, makes an admin key on the first start, restarts a service that dies, and stops all of them
+    on Ctrl-C or SIGTERM.
+
+    Example: WSP_DATA_DIR=/srv/wsp wsp serve
+    """
+    from wsp.serve import serve as serve_all  # what only this command needs (Alembic, Rich)
+
+    settings = read_settings()
+    configure_logging(settings, process="serve")
+    return serve_all(settings)
+
+
+def api(supervised: Supervised = None) -> int:
+    """Run the REST API alone (for systemd units and containers).
+
+    Example: wsp db upgrade && wsp api
+    """
+    return _run("api", supervised)
+
+
+def ftp(supervised: Supervised = None) -> int:
+    """Run the FTP server alone: as many processes as WSP_FTP_WORKERS says.
+
+    Example: WSP_FTP_WORKERS=2 wsp ftp
+    """
+    if supervised is None and (settings := read_settings()).ftp_workers > 1:
+        from wsp.serve import serve_ftp  # what only this command needs
+
+        configure_logging(settings, process="ftp")
+        _check_schema(settings)
+        return serve_ftp(settings)
+    return _run("ftp", supervised)
+
+
+def cron(supervised: Supervised = None) -> int:
+    """Run the scheduler alone.
+
+    Example: wsp db upgrade && wsp cron
+    """
+    return _run("cron", supervised)
+
+
+def _run(service: str, supervisor: int | None) -> int:
+    if supervisor is not None:
+        end_with_parent(supervisor)
+    settings = read_settings(quiet=supervisor is not None)
+    configure_logging(settings, process=service)
+    if supervisor is None:
+        _check_schema(settings)  # a supervisor has done so
+    run = importlib.import_module(ENTRY_POINTS[service]).run
+    run(settings, supervised=supervisor is not None)
+    return 0
+
+
+def _check_schema(settings: Settings) -> None:
+    from wsp.preflight import check_schema, make_data_dir  # Alembic: not in the processes under a supervisor
+
+    make_data_dir(settings.data_dir)
+    database = Database(settings.database)
+    try:
+        check_schema(database)
+    finally:
+        database.close()
