@@ -61,7 +61,7 @@ class Script:
 def lives(pid: int) -> bool:
     """Does it run? One that has ended and waits for whoever adopted it to notice does not."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
