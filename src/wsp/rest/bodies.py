@@ -92,7 +92,8 @@ def _sentence(title: str, error: ErrorDetails, least: int) -> str:
     if kind == "literal_error":
         return f"{title} must be one of {context['expected']}"
     if kind == "value_error":
-        return f"{title} {context['error']}"
+        sentence = str(context["error"])
+        return sentence if sentence.startswith(title) else f"{title} {sentence}"
     if kind in _TYPE_NAMES:
         return f"{title} must be {_TYPE_NAMES[kind]}"
     return f"{title}: {error['msg']}"

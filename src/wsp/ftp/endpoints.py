@@ -1,0 +1,151 @@
+"""`/api/v1/ftp`."""
+
+from typing import Annotated
+
+from fastapi import Path, Request, Response
+from pydantic import AfterValidator
+
+from wsp.auth.dependencies import Caller, scoped
+from wsp.ftp import anonymous, service
+from wsp.ftp.schemas import (
+    AccountChange,
+    AccountCreate,
+    AccountList,
+    AccountOut,
+    AnonymousChange,
+    AnonymousOut,
+    FtpStatus,
+    IpRestrictions,
+    RestrictedAccountOut,
+)
+from wsp.heartbeat import alive
+from wsp.homes import home_dir
+from wsp.passwords import hash_password
+from wsp.rest.answers import Message, failures
+from wsp.rest.fields import Domain, not_blank, one_line
+from wsp.rest.lists import LIST_HEADERS, PageQuery, describe_page
+from wsp.rest.routing import Router
+from wsp.rest.session import Reader, Writer, Zone
+
+router = Router(prefix="/ftp", tags=["FTP accounts"], dependencies=[scoped("ftp")], responses=failures())
+
+AccountId = Annotated[
+    str,
+    Path(description="The full user name, `<owner>_<name>`", examples=["admin_deploy"]),
+    AfterValidator(one_line),
+]
+DomainName = Annotated[Domain, Path(examples=["example.com"]), AfterValidator(not_blank)]
+
+
+@router.get(
+    "/", operation_id="listFtpAccounts", summary="List FTP accounts", responses={200: {"headers": LIST_HEADERS}}
+)
+def list_accounts(
+    caller: Caller, session: Reader, zone: Zone, page: PageQuery, request: Request, response: Response
+) -> AccountList:
+    """Every account of the caller, by name; of every owner for admins."""
+    accounts, total = service.list_accounts(session, caller.sees_owner, page)
+    describe_page(request, response, page, total)
+    return AccountList(accounts=[AccountOut.of(account, zone) for account in accounts], total=total)
+
+
+@router.get("/status", operation_id="getFtpStatus", summary="Is FTP running?")
+def get_status(caller: Caller, session: Reader) -> FtpStatus:
+    """Whether the FTP service is alive, and how many accounts there are."""
+    return FtpStatus(
+        installed=True,
+        running=alive(session, "ftp"),
+        total_accounts=service.count_accounts(session, caller.sees_owner),
+    )
+
+
+@router.post(
+    "/", status_code=201, operation_id="createFtpAccount", summary="Create an FTP account", responses=failures(409)
+)
+def create_account(body: AccountCreate, caller: Caller, session: Writer, zone: Zone) -> AccountOut:
+    """The account can log in as soon as this answers."""
+    account = service.create_account(
+        session,
+        owner=caller.owner_for(body.owner),
+        name=body.username,
+        password_hash=hash_password(body.password),
+        domain=body.domain,
+        quota_mb=body.quota_mb,
+        read_only=body.read_only,
+        enabled=body.enabled,
+        allowed_ips=body.allowed_ips,
+    )
+    return AccountOut.of(account, zone)
+
+
+@router.get("/{id}", operation_id="getFtpAccount", summary="Show an FTP account", responses=failures(404))
+def get_account(id: AccountId, caller: Caller, session: Reader, zone: Zone) -> AccountOut:
+    """One account."""
+    return AccountOut.of(service.get_account(session, caller.sees_owner, id), zone)
+
+
+@router.put("/{id}", operation_id="changeFtpAccount", summary="Change an FTP account", responses=failures(404))
+def change_account(id: AccountId, body: AccountChange, caller: Caller, session: Writer, zone: Zone) -> AccountOut:
+    """Changes what the body names, and nothing else."""
+    changes = body.named()
+    if "password" in changes:
+        changes["password_hash"] = hash_password(changes.pop("password"))
+    return AccountOut.of(service.change_account(session, caller.sees_owner, id, changes), zone)
+
+
+@router.put(
+    "/{id}/ip-restrictions",
+    operation_id="restrictFtpAccount",
+    summary="Restrict an FTP account to addresses",
+    responses=failures(404),
+)
+def restrict_account(
+    id: AccountId, body: IpRestrictions, caller: Caller, session: Writer, zone: Zone
+) -> RestrictedAccountOut:
+    """An empty list lifts the restriction."""
+    account = service.change_account(session, caller.sees_owner, id, body.model_dump())
+    return RestrictedAccountOut.of(account, zone)
+
+
+@router.post(
+    "/{id}/toggle",
+    operation_id="toggleFtpAccount",
+    summary="Enable or disable an FTP account",
+    responses=failures(404, 409),
+)
+def toggle_account(id: AccountId, caller: Caller, session: Writer, zone: Zone) -> AccountOut:
+    """Flips `enabled`."""
+    return AccountOut.of(service.toggle_account(session, caller.sees_owner, id), zone)
+
+
+@router.delete("/{id}", operation_id="deleteFtpAccount", summary="Delete an FTP account", responses=failures(404))
+def delete_account(id: AccountId, caller: Caller, session: Writer) -> Message:
+    """The account can no longer log in; its files stay."""
+    service.delete_account(session, caller.sees_owner, id)
+    return Message(message="FTP account deleted successfully")
+
+
+@router.get(
+    "/{domain}/anonymous",
+    operation_id="getAnonymousFtp",
+    summary="Show the anonymous FTP of a domain",
+    responses=failures(404),
+)
+def get_anonymous(domain: DomainName, caller: Caller, session: Reader) -> AnonymousOut:
+    """A domain never configured has it disabled."""
+    access = anonymous.get_access(session, caller.sees_owner, domain, owner=caller.username)
+    return AnonymousOut.of(access, home_dir(access.owner, access.domain))
+
+
+@router.put(
+    "/{domain}/anonymous",
+    operation_id="changeAnonymousFtp",
+    summary="Change the anonymous FTP of a domain",
+    responses=failures(404),
+)
+def change_anonymous(domain: DomainName, body: AnonymousChange, caller: Caller, session: Writer) -> AnonymousOut:
+    """Changes what the body names. The first change makes the domain the caller's."""
+    changes = body.named()
+    owner = caller.owner_for(changes.pop("owner", None))
+    access = anonymous.change_access(session, caller.sees_owner, domain, owner=owner, changes=changes)
+    return AnonymousOut.of(access, home_dir(access.owner, access.domain))

@@ -1,0 +1,108 @@
+"""FTP accounts: create, find, change, remove. `visible_to` is the only owner whose accounts exist; None: all do."""
+
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from wsp.database import utc_now
+from wsp.errors import Conflict, NotFound
+from wsp.ftp.models import FtpAccount
+from wsp.homes import home_dir
+from wsp.owners import require_owner
+from wsp.paging import Page, fetch, matching
+
+
+def create_account(
+    session: Session,
+    *,
+    owner: str,
+    name: str,
+    password_hash: str,
+    domain: str = "",
+    quota_mb: int = 0,
+    read_only: bool = False,
+    enabled: bool = True,
+    allowed_ips: list[str] | None = None,
+) -> FtpAccount:
+    """Add the account `<owner>_<name>`. `quota_mb` is in MB of 2^20 bytes, 0 = unlimited.
+
+    Raises Invalid when there is no such owner, Conflict when the name is in use.
+    """
+    now = utc_now()
+    account = FtpAccount(
+        username=f"{require_owner(session, owner)}_{name}",
+        owner=owner,
+        domain=domain,
+        home_dir=home_dir(owner, domain),
+        password_hash=password_hash,
+        quota_mb=quota_mb,
+        read_only=read_only,
+        enabled=enabled,
+        allowed_ips=allowed_ips or [],
+        created_at=now,
+        updated_at=now,
+    )
+    session.add(account)
+    try:
+        session.flush()
+    except IntegrityError:
+        raise Conflict(f"FTP account '{account.username}' already exists") from None
+    return account
+
+
+def list_accounts(session: Session, visible_to: str | None, page: Page) -> tuple[list[FtpAccount], int]:
+    """A part of the accounts, by name, and how many match in all."""
+    query = matching(_visible(visible_to), page.search, [FtpAccount.username, FtpAccount.home_dir])
+    if page.domain:
+        query = query.where(FtpAccount.domain == page.domain)
+    if page.owner:
+        query = query.where(FtpAccount.owner == page.owner)
+    return fetch(session, query.order_by(FtpAccount.username), page)
+
+
+def count_accounts(session: Session, visible_to: str | None) -> int:
+    """How many accounts there are."""
+    return session.scalar(select(func.count()).select_from(_visible(visible_to).subquery())) or 0
+
+
+def get_account(session: Session, visible_to: str | None, username: str, *, change: bool = False) -> FtpAccount:
+    """One account by its full name; with `change`, locked until the commit. Raises NotFound."""
+    query = _visible(visible_to).where(FtpAccount.username == username)
+    account = session.scalar(query.with_for_update() if change else query)
+    if account is None:
+        raise NotFound("FTP account not found")
+    return account
+
+
+def change_account(session: Session, visible_to: str | None, username: str, changes: dict[str, Any]) -> FtpAccount:
+    """Set the named columns. Changing the domain moves the account's home with it."""
+    account = get_account(session, visible_to, username, change=True)
+    for name, value in changes.items():
+        setattr(account, name, value)
+    if "domain" in changes:
+        account.home_dir = home_dir(account.owner, account.domain)
+    account.updated_at = utc_now()
+    session.flush()
+    return account
+
+
+def toggle_account(session: Session, visible_to: str | None, username: str) -> FtpAccount:
+    """Enable a disabled account, disable an enabled one."""
+    account = get_account(session, visible_to, username, change=True)
+    account.enabled = not account.enabled
+    account.updated_at = utc_now()
+    session.flush()
+    return account
+
+
+def delete_account(session: Session, visible_to: str | None, username: str) -> None:
+    """Remove the account. Its files stay."""
+    session.delete(get_account(session, visible_to, username, change=True))
+    session.flush()
+
+
+def _visible(visible_to: str | None) -> Select[FtpAccount]:
+    query = select(FtpAccount)
+    return query if visible_to is None else query.where(FtpAccount.owner == visible_to)

@@ -1,0 +1,52 @@
+"""The application: the only place where the API is wired."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from wsp import __version__
+from wsp.auth.endpoints import auth_router, keys_router
+from wsp.auth.keyring import Keyring
+from wsp.cron.endpoints import router as cron_router
+from wsp.database import Database
+from wsp.ftp.endpoints import router as ftp_router
+from wsp.rest.state import State
+from wsp.settings import Settings
+from wsp.web import documents, failures, health
+from wsp.web.gate import Gate
+
+API_BASE = "/api/v1"
+
+
+def create_app(settings: Settings, database: Database) -> FastAPI:
+    """The API on a database. Nothing is connected until the application starts."""
+    keyring = Keyring(database)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        keyring.start()
+        yield
+        keyring.stop()
+
+    app = FastAPI(
+        title="wsp",
+        version=__version__,
+        summary="FTP accounts and cron jobs of a hosting panel",
+        description=documents.DESCRIPTION,
+        openapi_tags=documents.TAGS,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.state.wsp = State(settings, database, after_commit=[keyring.forget])
+    app.state.keyring = keyring
+    for router in (auth_router, keys_router, ftp_router, cron_router):
+        app.include_router(router, prefix=API_BASE)
+    app.include_router(health.router)
+    documents.install(app)
+    failures.install(app)
+    app.add_middleware(Gate, rate_limit=settings.rate_limit, max_body_bytes=settings.http_max_body_bytes)
+    return app
