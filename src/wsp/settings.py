@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
+from annotated_types import Ge, Le
+from dotenv import dotenv_values
 from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -22,6 +26,7 @@ from wsp.errors import StartupError
 
 ENV_PREFIX = "WSP_"
 FILE_SUFFIX = "_FILE"
+ENV_FILE = ".env"
 MEBIBYTE = 2**20
 
 
@@ -48,9 +53,19 @@ def _database_url(value: SecretStr) -> SecretStr:
         driver = ""
     if driver in ("postgres", "postgresql"):
         return SecretStr(re.sub(r"^\w+", "postgresql+psycopg", value.get_secret_value()))
-    if driver not in ("sqlite", "postgresql+psycopg"):
+    in_memory = driver == "sqlite" and make_url(value.get_secret_value()).database in (None, "", ":memory:")
+    if driver not in ("sqlite", "postgresql+psycopg") or in_memory:
         raise ValueError("sqlite:///path/to/wsp.db or postgresql://user:password@host/database is allowed")
     return value
+
+
+def _machines_zone() -> str:
+    try:
+        return _time_zone(get_localzone_name())
+    except (ValueError, LookupError, OSError):
+        raise StartupError(
+            "WSP_TIMEZONE: this machine's time zone has no IANA name; set one, as in Europe/Berlin"
+        ) from None
 
 
 def _time_zone(value: str) -> str:
@@ -76,7 +91,7 @@ class Settings(BaseSettings):
     """The effective settings. Field descriptions are the text of `wsp config` and of the README's table."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix=ENV_PREFIX, env_file=ENV_FILE, env_ignore_empty=True, extra="ignore", frozen=True
     )
 
     data_dir: Annotated[Path, Field(description="Where the database, keys, certificates and files lie")] = Path(
@@ -93,7 +108,7 @@ class Settings(BaseSettings):
     ] = None
     timezone: Annotated[
         str, AfterValidator(_time_zone), Field(description="The server's time zone: answers, and when jobs are due")
-    ] = Field(default_factory=get_localzone_name)
+    ] = Field(default_factory=_machines_zone)
 
     http_host: Annotated[str, Field(min_length=1, description="Address the API listens on; 0.0.0.0 for all")] = (
         "127.0.0.1"
@@ -190,19 +205,30 @@ class Settings(BaseSettings):
 class _SecretFiles(PydanticBaseSettingsSource):
     """`WSP_DATABASE_URL_FILE=/run/secrets/url` is read where `WSP_DATABASE_URL` would have been: secrets only."""
 
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        name = f"{ENV_PREFIX}{field_name.upper()}{FILE_SUFFIX}"
-        path = os.environ.get(name)
-        if not path or "Secret" not in str(field.annotation):
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        name = variable_name(field_name) + FILE_SUFFIX
+        path = _environment().get(name)
+        if not path or not _is_secret(field):
             return None, field_name, False
         try:
             return Path(path).read_text(encoding="utf-8").strip(), field_name, False
         except OSError as error:
             raise StartupError(f"{name}: cannot read {path} ({error.strerror}); a readable file is allowed") from None
+        except UnicodeDecodeError:
+            raise StartupError(f"{name}: {path} is not UTF-8 text; a text file is allowed") from None
 
     def __call__(self) -> dict[str, Any]:
         values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return "Secret" in str(field.annotation)
+
+
+def _environment() -> dict[str, str]:
+    """The variables of the environment, above those of `.env`."""
+    return {name: value for name, value in dotenv_values(ENV_FILE).items() if value} | dict(os.environ)
 
 
 def load_settings(**given: Any) -> Settings:
@@ -210,28 +236,36 @@ def load_settings(**given: Any) -> Settings:
     try:
         settings = Settings(**given)
     except ValidationError as error:
-        lines = [
-            f"{ENV_PREFIX}{'_'.join(str(part) for part in e['loc'][:1]).upper()}: {_allowed(e['msg'])}"
-            for e in error.errors()
-        ]
-        raise StartupError("; ".join(lines)) from None
+        # One wrong value can fail in several ways (a list, a choice of types); it is named once.
+        wrong = {str(e["loc"][0]): _allowed(str(e["loc"][0]), e) for e in reversed(error.errors())}
+        raise StartupError("; ".join(f"{variable_name(name)}: {wrong[name]}" for name in reversed(wrong))) from None
+    except (UnicodeDecodeError, OSError):
+        raise StartupError(f"{ENV_FILE}: cannot be read; a UTF-8 text file is allowed") from None
     if (settings.ftp_tls_cert is None) != (settings.ftp_tls_key is None):
         raise StartupError("WSP_FTP_TLS_CERT and WSP_FTP_TLS_KEY: both or neither is allowed")
     return settings
 
 
-def _allowed(message: str) -> str:
-    return message.removeprefix("Value error, ").replace("Input should be", "allowed is")
+def _allowed(name: str, error: ErrorDetails) -> str:
+    """What is allowed in place of a wrong value. Never the value itself: it may be a secret."""
+    kind = error["type"]
+    if kind.startswith("int_") or kind in ("greater_than_equal", "less_than_equal"):
+        bounds = Settings.model_fields[name].metadata
+        low = next((str(bound.ge) for bound in bounds if isinstance(bound, Ge)), "")
+        high = next((str(bound.le) for bound in bounds if isinstance(bound, Le)), "")
+        return f"a whole number{low and f' from {low}'}{high and f' to {high}'} is allowed"
+    if kind == "literal_error":
+        return f"{error['ctx']['expected']} is allowed"
+    if kind.startswith("ip_"):
+        return "addresses or networks, as in 10.0.0.0/8, are allowed"
+    return error["msg"].removeprefix("Value error, ")
 
 
 def unknown_settings() -> list[str]:
-    """A sentence for each `WSP_*` variable of the environment that is no setting, with the likely intention."""
-    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
-    unknown = (
-        name
-        for name in sorted(os.environ)
-        if name.startswith(ENV_PREFIX) and name.removesuffix(FILE_SUFFIX) not in known
-    )
+    """A sentence for each `WSP_*` variable, of the environment or `.env`, that is no setting."""
+    known = {variable_name(name) for name in Settings.model_fields}
+    files = {variable_name(name) + FILE_SUFFIX for name, field in Settings.model_fields.items() if _is_secret(field)}
+    unknown = (name for name in sorted(_environment()) if name.startswith(ENV_PREFIX) and name not in known | files)
     sentences = []
     for name in unknown:
         near = get_close_matches(name, known, n=1)
