@@ -1,18 +1,22 @@
 """`wsp serve`, and each service alone: `wsp api`, `wsp ftp`, `wsp cron`."""
 
 import importlib
+import logging
 from typing import Annotated
 
 import typer
 
 from wsp.cli.environment import read_settings
 from wsp.database import Database
+from wsp.errors import WspError
 from wsp.logs import configure_logging
 from wsp.settings import Settings
 from wsp.supervisor import end_with_parent
 
 # Named, not imported: a process must not carry what another one needs.
 ENTRY_POINTS = {"api": "wsp.web.run", "ftp": "wsp.ftp.server.run", "cron": "wsp.cron.run"}
+
+logger = logging.getLogger(__name__)
 
 Supervised = Annotated[int | None, typer.Option("--supervised", hidden=True, help="The supervisor's pid.")]
 
@@ -75,8 +79,14 @@ def _run(service: str, supervisor: int | None) -> int:
     configure_logging(settings, process=service)
     if supervisor is None:
         _check_schema(settings)  # a supervisor has done so
-    run = importlib.import_module(ENTRY_POINTS[service]).run
-    run(settings, supervised=supervisor is not None)
+    try:
+        run = importlib.import_module(ENTRY_POINTS[service]).run
+        run(settings, supervised=supervisor is not None)
+    except WspError:
+        raise
+    except Exception:  # a fault of ours: into the log, in its format, with its traceback
+        logger.critical("%s failed", service, exc_info=True)
+        return 1
     return 0
 
 
