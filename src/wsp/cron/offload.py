@@ -1,0 +1,46 @@
+"""Blocking work off the event loop: each area has threads of its own, so that none waits for another's trouble."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from sqlalchemy.orm import Session
+
+from wsp.database import Database
+
+T = TypeVar("T")
+
+
+class Offload:
+    """A few threads that work on the database, or on anything else that blocks."""
+
+    def __init__(self, database: Database, name: str, threads: int = 1) -> None:
+        self._database = database
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def call(self, step: Callable[[], T]) -> T:
+        """Do `step` on a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, step)
+
+    async def read(self, step: Callable[[Session], T]) -> T:
+        """Do `step` in a session for looking."""
+
+        def reading() -> T:
+            with self._database.reading() as session:
+                return step(session)
+
+        return await self.call(reading)
+
+    async def change(self, step: Callable[[Session], T]) -> T:
+        """Do `step` in a transaction."""
+
+        def changing() -> T:
+            with self._database.transaction() as session:
+                return step(session)
+
+        return await self.call(changing)
+
+    def close(self) -> None:
+        """Take no more work. What has begun ends by itself."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,112 @@
+"""The cron process: a scheduler, fed with changes, until it is told to stop."""
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from uuid import uuid4
+
+from sqlalchemy.exc import DBAPIError
+
+from wsp.changes import ChangeFeed, open_feed
+from wsp.cron.scheduler import Scheduler
+from wsp.database import Database
+from wsp.errors import StartupError
+from wsp.heartbeat import Heartbeat
+from wsp.settings import Settings
+
+FEED_SECONDS = 0.5  # how long the feed's thread waits at a time, and so how long stopping waits for it
+FEED_RETRY_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+def run(settings: Settings, *, supervised: bool = False) -> None:
+    """Run the cron service until SIGTERM or SIGINT. `supervised`: end when the parent process has died.
+
+    Raises StartupError when it cannot start.
+    """
+    _require_pidfd()
+    # Inherited as "ignored", it would have the kernel throw away exit codes: sigaction(2).
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    database = Database(settings.database)
+    try:
+        asyncio.run(_serve(settings, database, supervised=supervised))
+    finally:
+        database.close()
+
+
+async def _serve(settings: Settings, database: Database, *, supervised: bool) -> None:
+    loop = asyncio.get_running_loop()
+    service_id = uuid4().hex
+    scheduler = Scheduler(settings, database, service_id)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, scheduler.stop)
+
+    def stop_from_thread() -> None:
+        loop.call_soon_threadsafe(scheduler.stop)
+
+    heartbeat = Heartbeat(
+        database,
+        "cron",
+        service_id,
+        is_healthy=scheduler.is_healthy,
+        on_orphaned=stop_from_thread if supervised else None,
+    )
+    try:
+        feed = await asyncio.to_thread(open_feed, database)
+        # Before the first job is armed: `next_run_at` is shown only while a scheduler is known to live.
+        await asyncio.to_thread(heartbeat.start)
+    except Exception as error:
+        raise StartupError(f"cron: the database cannot be used: {_first_line(error)}") from error
+    follower = _Follower(feed, loop, scheduler)
+    follower.start()
+    logger.info("cron is running, in time zone %s", settings.timezone)
+    try:
+        await scheduler.run()
+    finally:
+        await asyncio.to_thread(heartbeat.stop)
+        await asyncio.to_thread(follower.stop)
+        logger.info("cron has stopped")
+
+
+class _Follower:
+    """Follows the change feed on a thread, and wakes the scheduler on its loop."""
+
+    def __init__(self, feed: ChangeFeed, loop: asyncio.AbstractEventLoop, scheduler: Scheduler) -> None:
+        self._feed = feed
+        self._loop = loop
+        self._scheduler = scheduler
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="changes", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=FEED_SECONDS * 2)
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            try:
+                changed = self._feed.wait(FEED_SECONDS)
+            except Exception:  # without it, changes are noticed late; jobs run all the same
+                logger.exception("the change feed failed")
+                changed = not self._stop.wait(FEED_RETRY_SECONDS)
+            if changed and not self._stop.is_set():
+                self._loop.call_soon_threadsafe(self._scheduler.look_again)
+        self._feed.close()
+
+
+def _require_pidfd() -> None:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as error:
+        raise StartupError("cron: Linux 5.3 or newer is needed (pidfd_open)") from error
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return str(cause).strip().partition("\n")[0]
