@@ -1,6 +1,8 @@
 """The store: one engine per process, short transactions, UTC times. SQLite and PostgreSQL are both first class."""
 
 import json
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -9,11 +11,12 @@ from typing import Any
 
 from sqlalchemy import Connection, DateTime, Engine, MetaData, create_engine, event, make_url, text
 from sqlalchemy.engine import Dialect
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 10
+SQLITE_RETRY_SECONDS = 0.01
 POOL_SIZE = 5
 POOL_OVERFLOW = 40  # as many as uvicorn's worker threads may want at once
 
@@ -123,9 +126,23 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
     # The driver's own transaction handling begins too late and commits too early; `_begin_sqlite` begins instead.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+    _switch_to_wal(cursor)
+    for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _switch_to_wal(cursor: DBAPICursor) -> None:
+    # SQLite's busy timeout does not cover this switch: two processes that open a new file at once collide.
+    deadline = time.monotonic() + SQLITE_BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(SQLITE_RETRY_SECONDS)
 
 
 def _begin_sqlite(connection: Connection) -> None:
