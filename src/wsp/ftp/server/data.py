@@ -1,0 +1,188 @@
+"""The data channel: what it does differently from pyftpdlib's.
+
+An upload is published before its 226, and only when it is whole; a disk that is full answers 552 rather than a reset.
+"""
+
+import logging
+import sys
+from typing import Any
+
+from OpenSSL import SSL
+from pyftpdlib.exceptions import _FileReadWriteError, _RetryError
+from pyftpdlib.handlers.ftp.data import DTPHandler
+from pyftpdlib.handlers.ftps.data import TLS_DTPHandler
+from pyftpdlib.ioloop import _ERRNOS_DISCONNECTED, _ERRNOS_RETRY
+
+from wsp.ftp.server.upload import Upload, failure_reply
+
+RECEIVE_BYTES = 256 * 1024
+SEND_BYTES = 1024 * 1024  # what one sendfile(2) may take; the socket's buffer is the real limit
+DRAIN_SECONDS = 5.0  # how long a refused upload is read on, so that the client gets to read why
+DRAIN_BYTES = 256 * 2**20
+
+ABORTED = "426 The data connection broke off, the upload was not stored."
+FAILED = "451 The server failed in the middle of the transfer."
+
+logger = logging.getLogger(__name__)
+
+
+class DataChannel(DTPHandler):
+    """One transfer in clear text."""
+
+    ac_in_buffer_size = RECEIVE_BYTES
+    ac_out_buffer_size = SEND_BYTES
+    # One buffer serves every transfer of the process: there is one loop, and what is read is written at once.
+    _buffer = memoryview(bytearray(RECEIVE_BYTES))
+
+    transfer_finished: bool  # pyftpdlib's, untyped
+
+    def __init__(self, sock: Any, cmd_channel: Any) -> None:
+        self._broken = False
+        self._draining = 0
+        # The transfer belongs to who began it, whoever logs in on the control channel meanwhile.
+        self.login = cmd_channel.login
+        super().__init__(sock, cmd_channel)
+
+    def __repr__(self) -> str:
+        return f"<DataChannel of {self.cmd_channel!r}>"
+
+    @property
+    def is_transferring(self) -> bool:
+        """Whether a command has put this channel to use."""
+        return bool(self._initialized)
+
+    def readable(self) -> bool:
+        if not self._initialized:
+            # Data before its command: leave it in the socket, and do not ask again until the command is there.
+            self.modify_ioloop_events(0)
+            return False
+        return bool(self.receive)
+
+    def handle_read(self) -> None:
+        try:
+            chunk = self._receive()
+        except _RetryError:
+            return
+        if not chunk:
+            return
+        if self._draining:
+            self._draining -= len(chunk)
+            if self._draining <= 0:
+                self.close()
+            return
+        self.tot_bytes_received += len(chunk)
+        try:
+            self.file_obj.write(self._data_wrapper(bytes(chunk)) if self._data_wrapper is not None else chunk)
+        except OSError as error:
+            self._refuse_rest(error)
+
+    handle_read_event = handle_read  # as pyftpdlib does, to spare a call per event
+
+    def _receive(self) -> Any:
+        """Some bytes, valid until the next call; none when the channel has just ended."""
+        try:
+            count = self.socket.recv_into(self._buffer)
+        except OSError as error:
+            if error.errno in _ERRNOS_RETRY:
+                raise _RetryError from error
+            if error.errno not in _ERRNOS_DISCONNECTED:
+                raise
+            self._broken = True
+            count = 0
+        if not count:
+            self.handle_close()
+        return self._buffer[:count]
+
+    def _refuse_rest(self, error: OSError) -> None:
+        """Tell the client at once, then read on for a while: closing with unread data would reset the connection."""
+        self.file_obj.discard()
+        self.cmd_channel.respond(failure_reply(error))
+        logger.warning("upload of %r by %s failed: %s", self.file_obj.name, self._user(), error.strerror)
+        self._draining = DRAIN_BYTES
+        self.call_later(DRAIN_SECONDS, self.close)
+
+    def handle_close(self) -> None:
+        if self._closed:
+            return
+        if not self._initialized or self._draining:
+            self.close()
+        elif self.receive and (self._broken or self.cmd_channel.peer_is_gone()):
+            # A client that was killed closes its data connection as one that has finished does.
+            self._resp = (ABORTED, logger.info)
+            self.close()
+        else:
+            super().handle_close()
+
+    def handle_error(self) -> None:
+        error = sys.exc_info()[1]
+        cause = error.__cause__ if isinstance(error, _FileReadWriteError) else None
+        if isinstance(cause, OSError):
+            logger.error("transfer of %r failed: %s", self.file_obj.name, cause)
+        else:
+            logger.exception("a transfer failed")
+        self._resp = (FAILED, logger.warning)
+        self.close()
+
+    def close(self) -> None:
+        if not self._closed and isinstance(self.file_obj, Upload) and not self.file_obj.closed:
+            self._settle(self.file_obj)
+        super().close()
+
+    def _settle(self, upload: Upload) -> None:
+        try:
+            if not self.transfer_finished:
+                upload.keep()
+                return
+            if self._had_cr:
+                upload.write(b"\r")  # ASCII mode held it back, in case a line feed would follow
+            upload.publish()
+        except OSError as error:
+            logger.warning("upload of %r by %s failed: %s", upload.name, self._user(), error.strerror)
+            if self.transfer_finished:
+                self.transfer_finished = False
+                self._resp = (failure_reply(error), logger.warning)
+            upload.discard()
+
+    def _user(self) -> str:
+        return self.login.username if self.login is not None else "nobody"
+
+
+class TlsDataChannel(TLS_DTPHandler, DataChannel):
+    """One transfer, over TLS when the client asked for it (PROT P)."""
+
+    def __repr__(self) -> str:
+        return DataChannel.__repr__(self)
+
+    def _receive(self) -> Any:
+        if not self._ssl_requested:
+            return super()._receive()
+        # The mixin's recv() turns what OpenSSL says into a closed channel, or into "try again".
+        return self.recv(self.ac_in_buffer_size)
+
+    def recv(self, buffer_size: int) -> Any:
+        try:
+            return super().recv(buffer_size)
+        except SSL.Error as error:
+            logger.info("TLS broke on a data channel: %s", error)
+            self._broken = True
+            self.handle_close()
+            return b""
+
+    def handle_error(self) -> None:
+        self._error = True  # no TLS farewell on a connection that failed
+        DataChannel.handle_error(self)
+
+    def handle_failed_ssl_handshake(self) -> None:
+        if self._initialized:
+            self._resp = ("522 The TLS handshake of the data connection failed.", logger.info)
+        self.close()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        if self._ssl_accepting and self._initialized and not self._resp:
+            self._resp = (ABORTED, logger.info)
+        super().close()
+        if not self._closed and not (self._ssl_want_read or self._ssl_want_write):
+            self._error = True  # the farewell failed in a way that will raise no further event
+            super().close()

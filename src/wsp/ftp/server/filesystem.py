@@ -1,0 +1,220 @@
+"""The account's files as pyftpdlib asks for them: its "real" paths are the client's own, and the jail does the work."""
+
+import errno
+import io
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from pyftpdlib.filesystems import AbstractedFS, FilesystemError
+
+from wsp.ftp.server import upload as uploads
+from wsp.ftp.server.jail import RESERVED_PREFIX, Jail
+from wsp.ftp.server.upload import Upload
+
+_UNLISTABLE = ("\r", "\n")  # a name with a line end in it would forge entries of a listing
+
+
+class Download(io.FileIO):
+    """A file being sent, under the name that the client knows."""
+
+    def __init__(self, opened: int, name: str) -> None:
+        super().__init__(opened, "rb")
+        self.name = name
+
+
+class JailedFilesystem(AbstractedFS):
+    """One session's view. Paths are normalised, absolute and relative to the home: `/` is the home."""
+
+    def __init__(self, jail: Jail, account: str, cmd_channel: Any) -> None:
+        super().__init__("/", cmd_channel)
+        self._jail = jail
+        self._account = account
+
+    def close(self) -> None:
+        """Let go of the home."""
+        self._jail.close()
+
+    # Paths: nothing to translate, and nothing to check before the operation itself.
+
+    def ftp2fs(self, ftppath: str) -> str:
+        return str(self.ftpnorm(ftppath))
+
+    def fs2ftp(self, fspath: str) -> str:
+        return fspath
+
+    def validpath(self, path: str) -> bool:
+        return True
+
+    def realpath(self, path: str) -> str:
+        return path
+
+    # Transfers
+
+    def open(self, filename: str, mode: str) -> Download:
+        """Open a file for sending. Raises OSError, FilesystemError."""
+        opened = self._jail.open(filename, os.O_RDONLY)
+        kind = os.fstat(opened).st_mode
+        if not stat.S_ISREG(kind):
+            os.close(opened)
+            if stat.S_ISDIR(kind):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), filename)
+            raise FilesystemError("Not a file")
+        return Download(opened, filename)
+
+    def begin_upload(self, path: str) -> Upload:
+        """Receive a whole file. Raises OSError, UploadRefused."""
+        return uploads.begin_upload(self._jail, self._account, path)
+
+    def resume_upload(self, path: str, offset: int | None) -> Upload:
+        """Receive the rest of a file, from `offset` bytes on or from its end. Raises OSError, UploadRefused."""
+        return uploads.resume_upload(self._jail, self._account, path, offset)
+
+    def resumable_size(self, path: str) -> int | None:
+        """How much of an interrupted upload is there to resume, where there is no such file."""
+        return uploads.resumable_size(self._jail, self._account, path)
+
+    # Changes
+
+    def chdir(self, path: str) -> None:
+        """Go to a folder of the session's own: the process never changes its directory."""
+        os.close(self._jail.open_folder(path))
+        self.cwd = path
+
+    def mkdir(self, path: str) -> None:
+        _check_new_name(path)
+        self._jail.mkdir(path)
+
+    def rmdir(self, path: str) -> None:
+        try:
+            self._jail.rmdir(path)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            # What only the server can see must not keep a client from removing a folder.
+            folder = self._jail.open_folder(path)
+            try:
+                uploads.remove_leftovers(folder)
+            finally:
+                os.close(folder)
+            self._jail.rmdir(path)
+
+    def remove(self, path: str) -> None:
+        leftover = uploads.forget_upload(self._jail, self._account, path)
+        try:
+            self._jail.unlink(path)
+        except FileNotFoundError:
+            if not leftover:
+                raise
+
+    def rename(self, src: str, dst: str) -> None:
+        _check_new_name(dst)
+        self._jail.rename(src, dst)
+
+    def chmod(self, path: str, mode: int) -> None:
+        if mode & (stat.S_ISUID | stat.S_ISGID):
+            raise FilesystemError("Setuid and setgid are not allowed")
+        self._jail.chmod(path, mode)
+
+    def utime(self, path: str, timeval: float) -> None:
+        self._jail.utime(path, timeval)
+
+    # Looking
+
+    def stat(self, path: str) -> os.stat_result:
+        return self._jail.stat(path)
+
+    def lstat(self, path: str) -> os.stat_result:
+        return self._jail.lstat(path)
+
+    def readlink(self, path: str) -> str:
+        return self._jail.readlink(path)
+
+    def isfile(self, path: str) -> bool:
+        return self._is(path, stat.S_ISREG)
+
+    def isdir(self, path: str) -> bool:
+        return self._is(path, stat.S_ISDIR)
+
+    def _is(self, path: str, kind: Any) -> bool:
+        try:
+            return bool(kind(self.stat(path).st_mode))
+        except OSError:
+            return False
+
+    def lexists(self, path: str) -> bool:
+        try:
+            self.lstat(path)
+        except OSError:
+            return False
+        return True
+
+    def getsize(self, path: str) -> int:
+        return self.stat(path).st_size
+
+    def getmtime(self, path: str) -> float:
+        return self.stat(path).st_mtime
+
+    def listdir(self, path: str) -> list[str]:
+        """The names in a folder, but for the server's own; those of the latter that are too old are removed."""
+        folder = self._jail.open_folder(path)
+        try:
+            names = os.listdir(folder)
+            hidden = [name for name in names if name.startswith(RESERVED_PREFIX)]
+            if hidden:
+                uploads.sweep(folder, hidden, now=time.time())
+                names = [name for name in names if not name.startswith(RESERVED_PREFIX)]
+        finally:
+            os.close(folder)
+        return [name for name in names if not any(end in name for end in _UNLISTABLE)]
+
+    def format_list(self, basedir: str, listing: Iterable[str], ignore_err: bool = True) -> Iterator[bytes]:
+        with _Folder(self, basedir, self._jail.open_folder(basedir)) as folder:
+            yield from folder.format_list("", listing, ignore_err)
+
+    def format_mlsx(
+        self, basedir: str, listing: list[str], perms: str, facts: list[str], ignore_err: bool = True
+    ) -> Iterator[bytes]:
+        with _Folder(self, basedir, self._jail.open_folder(basedir)) as folder:
+            yield from folder.format_mlsx("", listing, perms, facts, ignore_err)
+
+
+class _Folder(AbstractedFS):
+    """One open folder: an entry of a listing costs one system call, and the folder stays the same throughout."""
+
+    def __init__(self, whole: JailedFilesystem, path: str, folder: int) -> None:
+        super().__init__("/", whole.cmd_channel)
+        self._whole = whole
+        self._path = path
+        self._folder = folder
+
+    def __enter__(self) -> "_Folder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._folder)
+
+    def lstat(self, path: str) -> os.stat_result:
+        if path in ("", "."):
+            return os.fstat(self._folder)
+        return os.lstat(path, dir_fd=self._folder)
+
+    def stat(self, path: str) -> os.stat_result:
+        found = self.lstat(path)
+        if stat.S_ISLNK(found.st_mode):
+            with suppress(OSError):  # a link that leads nowhere, or out of the home, is listed as itself
+                return self._whole.stat(os.path.join(self._path, path))
+        return found
+
+    def readlink(self, path: str) -> str:
+        return os.readlink(path, dir_fd=self._folder)
+
+
+def _check_new_name(path: str) -> None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise FilesystemError("File names are UTF-8 here") from None

@@ -1,0 +1,317 @@
+"""An upload on its way: a hidden file beside its target, published under its name by one rename.
+
+What an interrupted upload left is kept, hidden, for a day, so that the same account can go on with it. The server
+docs (`docs/ftp.md`) say what clients see of it, and why.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import stat
+import time
+from contextlib import suppress
+
+from wsp.ftp.server.jail import PERMISSION_BITS, RESERVED_PREFIX, Jail, Place
+
+KEEP_SECONDS = 24 * 3600.0  # how long an interrupted upload can be resumed
+NEW_FILE_MODE = 0o666  # less the umask
+COPY_CHUNK = 8 * 2**20  # bytes in one copy_file_range(2)
+KEY_BYTES = 12
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OURS = re.compile(re.escape(RESERVED_PREFIX) + r"[0-9a-f]+(\.[0-9a-f]+)?\.(part|tmp)")
+
+
+class UploadRefused(Exception):
+    """The upload cannot begin. `reply` is the whole answer to the client, code and sentence."""
+
+    def __init__(self, reply: str) -> None:
+        super().__init__(reply)
+        self.reply = reply
+
+
+def failure_reply(error: OSError) -> str:
+    """The answer to a client whose upload the operating system stopped (RFC 959, 4.2: 552, 550, 451)."""
+    if error.errno in _FULL:
+        return f"552 The upload was not stored: {_reason(error)}."
+    if error.errno in _REFUSED:
+        return f"550 The upload was not stored: {_reason(error)}."
+    return f"451 The upload was not stored: {_reason(error)}."
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno or errno.EIO).lower()
+
+
+class Upload:
+    """A file being received. Looks like a file object to pyftpdlib: `name`, `write()`, `close()`, `closed`.
+
+    It ends in one of three ways: `publish()`, `keep()` or `discard()`; `close()` keeps what has arrived.
+    """
+
+    def __init__(self, place: Place, temporary: str, part: str, opened: int, name: str) -> None:
+        self.name = name
+        self.closed = False
+        self.start = 0  # bytes that were there before this transfer
+        self._place = place
+        self._temporary = temporary
+        self._part = part
+        self._fd = opened
+        self._source = -1
+        self._to_copy = 0
+
+    @property
+    def bytes_to_copy(self) -> int:
+        """How much of the old file `copy()` has yet to bring over before the first `write()`."""
+        return self._to_copy
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append. Raises OSError as write(2) does."""
+        written = os.write(self._fd, data)
+        while written < len(data):  # a disk that is almost full takes a part first, then says why
+            data = memoryview(data)[written:]
+            written = os.write(self._fd, data)
+
+    def copy(self) -> None:
+        """Bring over the beginning of the old file that this upload goes on from. May take long: a thread's work."""
+        while self._to_copy:
+            copied = os.copy_file_range(self._source, self._fd, min(COPY_CHUNK, self._to_copy))
+            if not copied:
+                raise OSError(errno.EIO, "the file became shorter meanwhile")
+            self._to_copy -= copied
+        if self._source >= 0:
+            os.close(self._source)
+            self._source = -1
+
+    def copy_from(self, source: int, length: int) -> None:
+        """Go on from the first `length` bytes of the file `source`, which this upload then owns."""
+        self._source = source
+        self._to_copy = self.start = length
+
+    def publish(self) -> None:
+        """Put the file under its name. Raises OSError; then the old file is still there and this one is gone."""
+        folder, target = self._place
+        try:
+            self._close_file()
+            os.rename(self._temporary, target, src_dir_fd=folder, dst_dir_fd=folder)
+            # An earlier interrupted upload of this file is of no use any more.
+            with suppress(FileNotFoundError):
+                os.unlink(self._part, dir_fd=folder)
+        except OSError:
+            self.discard()
+            raise
+        self._finish()
+
+    def keep(self) -> None:
+        """Leave what has arrived for the same account to resume; nothing at all if nothing has arrived."""
+        if self.closed:
+            return
+        folder, _ = self._place
+        try:
+            arrived = os.fstat(self._fd).st_size if not self._to_copy else 0
+            if arrived:
+                self._close_file()
+                os.rename(self._temporary, self._part, src_dir_fd=folder, dst_dir_fd=folder)
+                self._finish()
+                return
+        except OSError:
+            self.discard()
+            raise
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove what has arrived."""
+        if self.closed:
+            return
+        with suppress(OSError):
+            self._close_file()
+        with suppress(FileNotFoundError):
+            os.unlink(self._temporary, dir_fd=self._place.folder)
+        self._finish()
+
+    def close(self) -> None:
+        """What pyftpdlib calls when a session ends: there is nobody left to tell of an error."""
+        with suppress(OSError):
+            self.keep()
+
+    def _close_file(self) -> None:
+        if self._fd >= 0:
+            opened, self._fd = self._fd, -1
+            os.close(opened)
+
+    def _finish(self) -> None:
+        self.closed = True
+        if self._source >= 0:
+            os.close(self._source)
+            self._source = -1
+        os.close(self._place.folder)
+
+
+def begin_upload(jail: Jail, account: str, path: str) -> Upload:
+    """A new upload of a whole file. Raises OSError, UploadRefused."""
+    place, old = _take_place(jail, path)
+    try:
+        return _new(place, old, account, path)
+    except OSError:
+        os.close(place.folder)
+        raise
+
+
+def resume_upload(jail: Jail, account: str, path: str, offset: int | None, *, now: float | None = None) -> Upload:
+    """An upload that goes on at `offset` bytes (REST), or at the end (`None`: APPE).
+
+    It goes on from what the account's last upload of that name left, if there is something, else from the file
+    itself. Raises OSError, UploadRefused.
+    """
+    place, old = _take_place(jail, path)
+    try:
+        left = _left(place, account, now=time.time() if now is None else now)
+        if left is not None and old is not None and old.st_ctime > left.st_mtime:
+            left = None  # the file was renewed since: what was left is not a part of it
+        if left is not None and (old is None or offset == left.st_size):
+            return _resume_part(place, account, path, left.st_size, offset)
+        if left is not None:
+            # The client measured the old file, and sends the rest of another one: the result would be a mix of both.
+            raise UploadRefused(
+                f"554 The last upload of this file broke off after {left.st_size} bytes: "
+                "resume there, or upload it from the start."
+            )
+        size = old.st_size if old is not None else 0
+        if offset is not None and offset > size:
+            raise UploadRefused(f"554 Cannot resume at {offset} bytes: the file has {size}.")
+        return _continue_file(place, old, account, path, size if offset is None else offset)
+    except (OSError, UploadRefused):
+        os.close(place.folder)
+        raise
+
+
+def resumable_size(jail: Jail, account: str, path: str, *, now: float | None = None) -> int | None:
+    """The bytes that the account's interrupted upload of that name left, where there is no such file; else None."""
+    try:
+        place, old = _take_place(jail, path)
+    except (OSError, UploadRefused):
+        return None
+    try:
+        left = _left(place, account, now=time.time() if now is None else now)
+        return None if left is None or old is not None else left.st_size
+    finally:
+        os.close(place.folder)
+
+
+def forget_upload(jail: Jail, account: str, path: str) -> bool:
+    """Remove what the account's interrupted upload of that name left. True: there was something."""
+    with jail.parent(path) as (folder, name):
+        try:
+            os.unlink(_part_name(account, name), dir_fd=folder)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def sweep(folder: int, names: list[str], *, now: float) -> None:
+    """Remove, of the server's own files among `names`, those that nobody can resume any more."""
+    for name in names:
+        if _OURS.fullmatch(name):
+            with suppress(OSError):
+                if now - os.lstat(name, dir_fd=folder).st_mtime > KEEP_SECONDS:
+                    os.unlink(name, dir_fd=folder)
+
+
+def remove_leftovers(folder: int) -> None:
+    """Remove every interrupted upload in an open folder that is about to be removed itself."""
+    for name in os.listdir(folder):
+        if _OURS.fullmatch(name) and name.endswith(".part"):
+            os.unlink(name, dir_fd=folder)
+
+
+def _part_name(account: str, name: str) -> str:
+    # Other accounts, and other names, must not meet: what was left belongs to one account and one name.
+    text = f"{account}\0{name}".encode("utf-8", "surrogateescape")
+    return f"{RESERVED_PREFIX}{hashlib.blake2b(text, digest_size=KEY_BYTES).hexdigest()}.part"
+
+
+def _temporary_name(part: str) -> str:
+    return f"{part.removesuffix('.part')}.{secrets.token_hex(4)}.tmp"
+
+
+def _take_place(jail: Jail, path: str) -> tuple[Place, os.stat_result | None]:
+    """Where the upload goes, and the file that is there now. The caller closes the folder."""
+    place = jail.target(path)
+    try:
+        name = place.name
+        if name == ".":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UploadRefused("553 File names are UTF-8 here.") from None
+        try:
+            old = os.lstat(name, dir_fd=place.folder)
+        except FileNotFoundError:
+            return place, None
+        if stat.S_ISDIR(old.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(old.st_mode):
+            raise UploadRefused("550 There is something that is not a file under this name.")
+        # A rename needs no right on the file that it replaces, but the owner of a read-only file means it.
+        if not os.access(name, os.W_OK, dir_fd=place.folder, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return place, old
+    except (OSError, UploadRefused):
+        os.close(place.folder)
+        raise
+
+
+def _new(place: Place, old: os.stat_result | None, account: str, path: str) -> Upload:
+    part = _part_name(account, place.name)
+    temporary = _temporary_name(part)
+    opened = os.open(temporary, _CREATE, NEW_FILE_MODE, dir_fd=place.folder)
+    if old is not None:
+        # The new file takes the place of the old one with its rights, and its owner where that can be done.
+        os.fchmod(opened, old.st_mode & PERMISSION_BITS)
+        with suppress(OSError):
+            os.fchown(opened, old.st_uid, old.st_gid)
+    return Upload(place, temporary, part, opened, path)
+
+
+def _left(place: Place, account: str, *, now: float) -> os.stat_result | None:
+    try:
+        left = os.lstat(_part_name(account, place.name), dir_fd=place.folder)
+    except FileNotFoundError:
+        return None
+    return left if now - left.st_mtime <= KEEP_SECONDS else None
+
+
+def _resume_part(place: Place, account: str, path: str, size: int, offset: int | None) -> Upload:
+    start = size if offset is None else offset
+    if start > size:
+        raise UploadRefused(f"554 Cannot resume at {start} bytes: {size} have arrived.")
+    part = _part_name(account, place.name)
+    temporary = _temporary_name(part)
+    # The rename is the claim: of two sessions that resume the same upload, one finds it gone.
+    os.rename(part, temporary, src_dir_fd=place.folder, dst_dir_fd=place.folder)
+    opened = os.open(temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
+    upload = Upload(place, temporary, part, opened, path)
+    upload.start = start
+    os.ftruncate(opened, start)
+    os.lseek(opened, start, os.SEEK_SET)
+    return upload
+
+
+def _continue_file(place: Place, old: os.stat_result | None, account: str, path: str, start: int) -> Upload:
+    source = -1
+    if start:
+        source = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.folder)
+    try:
+        upload = _new(place, old, account, path)
+    except OSError:
+        if source >= 0:
+            os.close(source)
+        raise
+    if source >= 0:
+        upload.copy_from(source, start)
+    return upload
