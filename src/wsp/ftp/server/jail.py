@@ -133,7 +133,8 @@ class Jail:
     def open(self, path: str, flags: int) -> int:
         """A descriptor of an existing file or folder, links followed. Never blocks on a FIFO or device."""
         steps = _steps(path)
-        flags |= os.O_NONBLOCK | os.O_NOCTTY
+        if not flags & os.O_PATH:  # openat2 takes no other flag with that one
+            flags |= os.O_NONBLOCK | os.O_NOCTTY
         if self.use_openat2:
             try:
                 return _openat2(self._root, "/".join(steps) or ".", flags)
