@@ -112,8 +112,11 @@ def _cannot_listen(area: str, host: str, port: int) -> str | None:
     return None
 
 
-def migrate(database: Database) -> None:
-    """Bring the schema up to date. Raises StartupError when the store is out of reach or newer than this version."""
+def migrate(database: Database) -> str | None:
+    """Bring the schema up to date. Returns the revision it was at before, None for an empty store.
+
+    Raises StartupError when the store is out of reach, or newer than this version.
+    """
     try:
         current = schema.current(database)
         if current != schema.head():
@@ -123,6 +126,7 @@ def migrate(database: Database) -> None:
                     "install the version that made it"
                 )
             schema.upgrade(database)
+        return current
     except SQLAlchemyError as error:
         raise _unreachable(error) from None
 

@@ -57,7 +57,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line. Returns the exit code; what went wrong is on standard error, in one line."""
     try:
-        outcome = app(arguments, standalone_mode=False)
+        outcome = app(arguments, prog_name="wsp", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except UsageError as error:
         return _usage(error)

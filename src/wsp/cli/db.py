@@ -23,8 +23,7 @@ def upgrade() -> None:
     make_data_dir(settings.data_dir)
     database = Database(settings.database)
     try:
-        before = schema.current(database)
-        migrate(database)
+        before = migrate(database)
         after = schema.current(database)
     finally:
         database.close()
