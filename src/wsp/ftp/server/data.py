@@ -20,6 +20,10 @@ SEND_BYTES = 1024 * 1024  # what one sendfile(2) may take; the socket's buffer i
 DRAIN_SECONDS = 5.0  # how long a refused upload is read on, so that the client gets to read why
 DRAIN_BYTES = 256 * 2**20
 
+MIN_GRACE_SECONDS = 0.0005
+MAX_GRACE_SECONDS = 0.25
+GRACE_SHARE = 0.05
+
 ABORTED = "426 The data connection broke off, the upload was not stored."
 FAILED = "451 The server failed in the middle of the transfer."
 
@@ -38,6 +42,7 @@ class DataChannel(DTPHandler):
 
     def __init__(self, sock: Any, cmd_channel: Any) -> None:
         self._broken = False
+        self._told_whole = False  # by TLS's own farewell
         self._draining = 0
         # The transfer belongs to who began it, whoever logs in on the control channel meanwhile.
         self.login = cmd_channel.login
@@ -93,6 +98,17 @@ class DataChannel(DTPHandler):
             self.handle_close()
         return self._buffer[:count]
 
+    def recv(self, buffer_size: int) -> Any:
+        """What TLS reads through: it says whether the client ended the transfer, or something else did."""
+        try:
+            return super().recv(buffer_size)
+        except SSL.ZeroReturnError:
+            self._told_whole = True
+            raise
+        except SSL.SysCallError:
+            self._broken = True  # the connection ended without TLS's farewell: it may have been cut
+            raise
+
     def _refuse_rest(self, error: OSError) -> None:
         """Tell the client at once, then read on for a while: closing with unread data would reset the connection."""
         self.file_obj.discard()
@@ -106,8 +122,28 @@ class DataChannel(DTPHandler):
             return
         if not self._initialized or self._draining:
             self.close()
-        elif self.receive and (self._broken or self.cmd_channel.peer_is_gone()):
-            # A client that was killed closes its data connection as one that has finished does.
+        elif not self.receive:
+            super().handle_close()
+        else:
+            self._end_of_upload()
+
+    def _end_of_upload(self) -> None:
+        """Is the upload whole? A client that was killed closes its data connection as one that has finished does.
+
+        In clear text only the control connection tells them apart, and its end may arrive a little later than that
+        of the data connection. So there is a pause, in proportion to the transfer: small files do not wait at all.
+        """
+        grace = min(MAX_GRACE_SECONDS, self.get_elapsed_time() * GRACE_SHARE)
+        if self._broken or self._told_whole or grace < MIN_GRACE_SECONDS:
+            self._conclude()
+        else:
+            self.del_channel()
+            self.call_later(grace, self._conclude)
+
+    def _conclude(self) -> None:
+        if self._closed:
+            return
+        if self._broken or self.cmd_channel.peer_is_gone():
             self._resp = (ABORTED, logger.info)
             self.close()
         else:
