@@ -8,11 +8,12 @@ timeout, never a change. On SQLite it watches `PRAGMA data_version`, which moves
 import logging
 import sqlite3
 import time
-from typing import Protocol
-
-import psycopg
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wsp.database import NOTIFY_CHANNEL, Database
+
+if TYPE_CHECKING:
+    import psycopg
 
 SQLITE_POLL_SECONDS = 0.05
 RECONNECT_SECONDS = 0.5
@@ -66,10 +67,12 @@ class _SqliteFeed:
 class _PostgresFeed:
     def __init__(self, database: Database) -> None:
         self._conninfo = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        # The engine's own driver: a server on SQLite need not carry psycopg in every process.
+        self._driver: Any = database.engine.dialect.dbapi
         self._connection: psycopg.Connection | None = self._connect()
 
     def _connect(self) -> psycopg.Connection:
-        connection = psycopg.connect(self._conninfo, autocommit=True)
+        connection: psycopg.Connection = self._driver.connect(self._conninfo, autocommit=True)
         connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
         return connection
 
@@ -79,7 +82,7 @@ class _PostgresFeed:
                 self._connection = self._connect()
                 return True  # whatever was said while nobody listened is lost: look again
             return any(True for _ in self._connection.notifies(timeout=timeout, stop_after=1))
-        except psycopg.OperationalError as error:
+        except self._driver.OperationalError as error:
             logger.warning("change feed lost its connection, reconnecting: %s", error)
             self.close()
             time.sleep(min(RECONNECT_SECONDS, timeout))
