@@ -71,8 +71,11 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = make_url(url)
         self.engine = _make_engine(url)
-        self._read_engine = self.engine.execution_options(**{_READ_ONLY: True})
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        # On PostgreSQL each statement is its own transaction, so that closing the session costs no round trip and
+        # can be done on an event loop; on SQLite a transaction costs nothing and gives one view of everything.
+        reading: dict[str, Any] = {_READ_ONLY: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+        self._read_engine = self.engine.execution_options(**reading)
 
     @contextmanager
     def transaction(self, *, announce: bool = True) -> Iterator[Session]:

@@ -1,6 +1,6 @@
 """One transaction per request: it commits before the answer is sent."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
@@ -23,8 +23,8 @@ def get_session(request: Request) -> Iterator[Session]:
         react()
 
 
-def get_reader(request: Request) -> Iterator[Session]:
-    """A session for looking only."""
+async def get_reader(request: Request) -> AsyncIterator[Session]:
+    """A session for looking only. Neither opening nor closing it waits for the store, so neither needs a thread."""
     with get_state(request).database.reading() as session:
         yield session
 

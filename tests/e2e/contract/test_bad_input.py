@@ -1,0 +1,245 @@
+"""Bad input for every field of every body: 4xx in the fixed shape that names the field, and nothing written."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from wsp.database import Base, Database
+from wsp.tables import metadata
+
+pytestmark = pytest.mark.e2e
+
+WRONG_TYPES: dict[str, list[Any]] = {
+    "string": [5, True, None, [], {}, 1.5],
+    "integer": ["5", 1.5, True, None, [], {}],
+    "boolean": ["yes", 1, 0, None, [], {}],
+    "list": ["192.0.2.1", 5, None, {}, [5], [None], [["192.0.2.1"]]],
+}
+
+# body of a valid request, then for each field: its type, and values of that type that are wrong
+FTP_CREATE = {"username": "deploy", "password": "pw"}
+FTP_FIELDS: dict[str, tuple[str, list[Any]]] = {
+    "password": ("string", ["", "a\0b", "a\r\nb", "x" * 257]),
+    "domain": (
+        "string",
+        [
+            "..",
+            "../etc",
+            "a/b",
+            "a\\b",
+            "/etc",
+            "a..b",
+            ".a",
+            "a.",
+            "-a.example",
+            "a b",
+            "a\0b",
+            "x" * 254,
+            "exämple.com",
+        ],
+    ),
+    "quota_mb": ("integer", [-1, 2**63, 10**30]),
+    "read_only": ("boolean", []),
+    "enabled": ("boolean", []),
+    "allowed_ips": (
+        "list",
+        [
+            ["nonsense"],
+            ["1.2.3"],
+            ["1.2.3.4/33"],
+            ["1.2.3.4/24"],
+            ["1.2.3.4\0"],
+            [""],
+            ["192.0.2.1"] * 1001,
+            ["x" * 10**5],
+        ],
+    ),
+}
+NAME_FIELD: dict[str, tuple[str, list[Any]]] = {
+    "username": (
+        "string",
+        ["", "a", "x" * 33, "a/b", "../x", "a b", "a\0b", "a\nb", "ä" * 5, "a\\b", "a;b", "%2e%2e", "a\u202eb"],
+    ),
+}
+CRON_CREATE = {"command": "true", "name": "nightly", "cron_expr": "0 3 * * *"}
+CRON_FIELDS: dict[str, tuple[str, list[Any]]] = {
+    "command": ("string", ["", "  ", "a\0b", "x" * 8193]),
+    "name": ("string", ["", "  ", "a\0b", "a\nb", "x" * 101]),
+    "cron_expr": (
+        "string",
+        ["", "x", "* * * *", "* * * * * *", "60 * * * *", "0 0 31 2 *", "* * * * *\0", "@reboot", "9" * 500],
+    ),
+    "domain": FTP_FIELDS["domain"],
+    "enabled": ("boolean", []),
+    "email_on_complete": (
+        "string",
+        ["nobody", "a@", "@b", "a@b\nBcc: c@d", "a@b, c@d", "x" * 300 + "@b.example", "a\0@b.example"],
+    ),
+    "email_on_error": ("boolean", []),
+}
+OWNER_FIELD: dict[str, tuple[str, list[Any]]] = {"owner": ("string", ["nobody-knows", "../admin", "a\0b", "x" * 33])}
+KEY_CREATE = {"name": "x"}
+KEY_FIELDS: dict[str, tuple[str, list[Any]]] = {
+    "name": ("string", ["", "  ", "a\0b", "x" * 101]),
+    "permissions": ("list", [[], ["root"], ["ftp", "x"], ["FTP"]]),
+    "ip_whitelist": FTP_FIELDS["allowed_ips"],
+    "expires_in": ("integer", [-1, 36501, 10**30]),
+}
+
+
+def bodies(valid: dict[str, Any], fields: dict[str, tuple[str, list[Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(field, body) for every way in which one field is wrong."""
+    for field, (kind, wrong) in fields.items():
+        for value in WRONG_TYPES[kind] + wrong:
+            if field == "owner" and value is None:
+                continue  # null is what leaving it out means
+            yield field, {**valid, field: value}
+
+
+def count_rows(database: Database) -> dict[str, int]:
+    """How many rows each table has, but for those that the services write by themselves."""
+    tables: list[Any] = [t for t in metadata.sorted_tables if t.name not in ("services", "cron_runs")]
+    assert Base.metadata is metadata
+    with database.reading() as session:
+        return {table.name: session.scalar(select(func.count()).select_from(table)) or 0 for table in tables}
+
+
+def assert_refused(answer: Any, field: str | None, sent: object) -> None:
+    """A 4xx in the fixed shape that names the field."""
+    body = answer.json()
+    where = f"{json.dumps(sent)[:200]} -> {answer.text[:300]}"
+    assert answer.status_code == 400, where
+    assert list(body)[:5] == ["success", "code", "error", "message", "status"], where
+    assert body["code"] == "VALIDATION_ERROR"
+    assert body["error"] == body["message"]
+    if field is not None:
+        assert field in [detail["field"] for detail in body["details"]], where
+
+
+class TestFields:
+    @pytest.mark.parametrize("owner_given", [False, True])
+    def test_of_a_new_ftp_account(self, ann: Any, admin: Any, store_of_server: Database, owner_given: bool) -> None:
+        caller, fields = (admin, OWNER_FIELD) if owner_given else (ann, NAME_FIELD | FTP_FIELDS)
+        before = count_rows(store_of_server)
+        for field, body in bodies(FTP_CREATE, fields):
+            assert_refused(caller("POST", "/ftp/", body), field, body)
+        assert count_rows(store_of_server) == before
+
+    def test_of_a_changed_ftp_account(self, ann: Any) -> None:
+        account = ann("POST", "/ftp/", FTP_CREATE).json()
+        path = f"/ftp/{account['username']}"
+        for field, body in bodies({}, FTP_FIELDS):
+            assert_refused(ann("PUT", path, body), field, body)
+        for field, body in bodies({}, {"allowed_ips": FTP_FIELDS["allowed_ips"]}):
+            assert_refused(ann("PUT", f"{path}/ip-restrictions", body), field, body)
+        assert_refused(ann("PUT", f"{path}/ip-restrictions", {}), "allowed_ips", {})
+        assert ann("GET", path).json() == account
+
+    def test_of_anonymous_access(self, ann: Any) -> None:
+        path = f"/ftp/{ann.username}.example/anonymous"
+        before = ann("GET", path).json()
+        for field, body in bodies({}, {"enabled": ("boolean", []), "allow_upload": ("boolean", [])}):
+            assert_refused(ann("PUT", path, body), field, body)
+        assert ann("GET", path).json() == before
+
+    @pytest.mark.parametrize("domain", ["..", "a..b", "-a", "a%00b", "a%20b", "exa%CC%88mple", "x" * 254, "%2e%2e"])
+    def test_of_a_domain_in_the_path(self, ann: Any, domain: str) -> None:
+        answer = ann("PUT", f"/ftp/{domain}/anonymous", {"enabled": True})
+        assert answer.status_code in (400, 404, 405)
+        assert answer.json()["success"] is False
+
+    @pytest.mark.parametrize("owner_given", [False, True])
+    def test_of_a_new_cron_job(self, ann: Any, admin: Any, store_of_server: Database, owner_given: bool) -> None:
+        caller, fields = (admin, OWNER_FIELD) if owner_given else (ann, CRON_FIELDS)
+        before = count_rows(store_of_server)
+        for field, body in bodies(CRON_CREATE, fields):
+            assert_refused(caller("POST", "/cronjobs/", body), field, body)
+        assert count_rows(store_of_server) == before
+
+    def test_of_a_changed_cron_job(self, ann: Any) -> None:
+        job = ann("POST", "/cronjobs/", CRON_CREATE | {"enabled": False}).json()
+        for field, body in bodies({}, CRON_FIELDS):
+            assert_refused(ann("PUT", f"/cronjobs/{job['id']}", body), field, body)
+        assert ann("GET", f"/cronjobs/{job['id']}").json() == job
+
+    def test_of_a_new_api_key(self, ann: Any, store_of_server: Database) -> None:
+        before = count_rows(store_of_server)
+        for field, body in bodies(KEY_CREATE, KEY_FIELDS):
+            assert_refused(ann("POST", f"/users/{ann.username}/api-keys", body), field, body)
+        assert count_rows(store_of_server) == before
+
+
+class TestBodies:
+    @pytest.fixture
+    def operations(self, ann: Any) -> list[tuple[str, str]]:
+        """Every operation with a body, on things that exist."""
+        account = ann("POST", "/ftp/", FTP_CREATE).json()["username"]
+        job = ann("POST", "/cronjobs/", CRON_CREATE).json()["id"]
+        return [
+            ("POST", "/ftp/"),
+            ("PUT", f"/ftp/{account}"),
+            ("PUT", f"/ftp/{account}/ip-restrictions"),
+            ("PUT", f"/ftp/{ann.username}.example/anonymous"),
+            ("POST", "/cronjobs/"),
+            ("PUT", f"/cronjobs/{job}"),
+            ("POST", f"/users/{ann.username}/api-keys"),
+        ]
+
+    def test_an_unknown_key_is_named(self, ann: Any, operations: list[tuple[str, str]]) -> None:
+        for method, path in operations:
+            answer = ann(method, path, {"surprise": 1})
+            assert_refused(answer, "surprise", path)
+            assert "Unknown field 'surprise'" in [detail["message"] for detail in answer.json()["details"]]
+
+    @pytest.mark.parametrize("body", ["[]", '"text"', "5", "null", "true", "[{}]"])
+    def test_what_is_no_object_is_refused(self, ann: Any, operations: list[tuple[str, str]], body: str) -> None:
+        for method, path in operations:
+            answer = ann(method, path, content=body, headers={"Content-Type": "application/json"})
+            assert_refused(answer, "body", path)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"{",
+            b"{'a': 1}",
+            b'{"a": }',
+            b"\xff\xfe",
+            b'{"a": "\xff"}',
+            b"[" * 100_000,
+            b'{"a": ' + b"9" * 5000 + b"}",
+            b"NaN",
+        ],
+    )
+    def test_broken_json_is_refused(self, ann: Any, operations: list[tuple[str, str]], body: bytes) -> None:
+        for method, path in operations:
+            answer = ann(method, path, content=body, headers={"Content-Type": "application/json"})
+            assert_refused(answer, None, path)
+
+    @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/xml", "", "json"])
+    def test_another_content_type_is_refused(self, ann: Any, operations: list[tuple[str, str]], kind: str) -> None:
+        for method, path in operations:
+            answer = ann(method, path, content=b'{"a":1}', headers={"Content-Type": kind})
+            assert_refused(answer, "Content-Type", path)
+
+    def test_a_lone_surrogate_is_refused(self, ann: Any) -> None:
+        for path, valid, field in (
+            ("/ftp/", FTP_CREATE, "password"),
+            ("/cronjobs/", CRON_CREATE, "command"),
+            ("/cronjobs/", CRON_CREATE, "name"),
+        ):
+            body = json.dumps({**valid, field: "\ud800"})
+            answer = ann("POST", path, content=body, headers={"Content-Type": "application/json"})
+            assert_refused(answer, field, path)
+
+    def test_json_with_a_charset_is_fine(self, ann: Any) -> None:
+        body = json.dumps(CRON_CREATE)
+        headers = {"Content-Type": "application/json; charset=utf-8"}
+        assert ann("POST", "/cronjobs/", content=body, headers=headers).status_code == 201
+
+    def test_ten_megabytes_are_too_large(self, ann: Any, operations: list[tuple[str, str]]) -> None:
+        for method, path in operations:
+            answer = ann(method, path, {"name": "x" * 10_000_000})
+            assert (answer.status_code, answer.json()["code"]) == (413, "PAYLOAD_TOO_LARGE")

@@ -1,0 +1,186 @@
+"""The FTP table of the contract, row by row, against a running server."""
+
+import re
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+07:00")
+ACCOUNT_KEYS = ["username", "owner", "home_dir", "quota_mb", "read_only", "enabled", "created_at", "updated_at"]
+
+
+def assert_account(body: dict[str, Any], expected: dict[str, Any], *, added: list[str] | None = None) -> None:
+    """The documented keys, all of them and in order, then the added ones; times by their form."""
+    assert list(body) == ACCOUNT_KEYS + (added or [])
+    assert {name: body[name] for name in expected} == expected
+    assert TIME.fullmatch(body["created_at"])
+    assert TIME.fullmatch(body["updated_at"])
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+class TestBothSlashForms:
+    def test_list_of_nothing(self, ann: Any, slash: str) -> None:
+        answer = ann("GET", f"/ftp{slash}")
+        assert (answer.status_code, answer.text) == (200, '{"accounts":[],"total":0}')
+        assert answer.headers["content-type"] == "application/json"
+
+    def test_status(self, ann: Any, slash: str) -> None:
+        answer = ann("GET", f"/ftp/status{slash}")
+        assert (answer.status_code, answer.text) == (200, '{"installed":true,"running":true,"total_accounts":0}')
+
+    def test_create(self, ann: Any, slash: str) -> None:
+        answer = ann("POST", f"/ftp{slash}", {"username": "deploy", "password": "S3cure•pass"})
+        assert answer.status_code == 201
+        assert_account(
+            answer.json(),
+            {
+                "username": f"{ann.username}_deploy",
+                "owner": ann.username,
+                "home_dir": f"/home/{ann.username}",
+                "quota_mb": 0,
+                "read_only": False,
+                "enabled": True,
+            },
+        )
+
+    def test_show(self, ann: Any, slash: str) -> None:
+        created = ann("POST", "/ftp", {"username": "deploy", "password": "pw"}).json()
+        answer = ann("GET", f"/ftp/{created['username']}{slash}")
+        assert (answer.status_code, answer.json()) == (200, created)
+
+    def test_change(self, ann: Any, slash: str) -> None:
+        account = ann("POST", "/ftp", {"username": "deploy", "password": "pw"}).json()
+        answer = ann("PUT", f"/ftp/{account['username']}{slash}", {"quota_mb": 5, "read_only": True, "enabled": False})
+        assert answer.status_code == 200
+        assert_account(answer.json(), {"quota_mb": 5, "read_only": True, "enabled": False})
+
+    def test_restrict(self, ann: Any, slash: str) -> None:
+        account = ann("POST", "/ftp", {"username": "deploy", "password": "pw"}).json()
+        path = f"/ftp/{account['username']}/ip-restrictions{slash}"
+        answer = ann("PUT", path, {"allowed_ips": ["203.0.113.0/24", "::ffff:198.51.100.7"]})
+        assert answer.status_code == 200
+        assert_account(answer.json(), {"allowed_ips": ["203.0.113.0/24", "198.51.100.7"]}, added=["allowed_ips"])
+        assert ann("GET", f"/ftp/{account['username']}").json()["allowed_ips"] == ["203.0.113.0/24", "198.51.100.7"]
+        lifted = ann("PUT", path, {"allowed_ips": []})
+        assert_account(lifted.json(), {"allowed_ips": []}, added=["allowed_ips"])
+        assert_account(ann("GET", f"/ftp/{account['username']}").json(), {})
+
+    def test_toggle(self, ann: Any, slash: str) -> None:
+        account = ann("POST", "/ftp", {"username": "deploy", "password": "pw"}).json()
+        path = f"/ftp/{account['username']}/toggle{slash}"
+        assert_account(ann("POST", path).json(), {"enabled": False})
+        assert_account(ann("POST", path).json(), {"enabled": True})
+
+    def test_delete(self, ann: Any, slash: str) -> None:
+        account = ann("POST", "/ftp", {"username": "deploy", "password": "pw"}).json()
+        answer = ann("DELETE", f"/ftp/{account['username']}{slash}")
+        assert (answer.status_code, answer.text) == (200, '{"message":"FTP account deleted successfully"}')
+        assert ann("GET", f"/ftp/{account['username']}").status_code == 404
+        assert ann("DELETE", f"/ftp/{account['username']}").status_code == 404
+
+    def test_anonymous_never_configured(self, ann: Any, slash: str) -> None:
+        answer = ann("GET", f"/ftp/{ann.username}.example/anonymous{slash}")
+        assert answer.status_code == 200
+        assert answer.json() == {
+            "domain": f"{ann.username}.example",
+            "owner": ann.username,
+            "home_dir": f"/home/{ann.username}/{ann.username}.example",
+            "enabled": False,
+            "allow_upload": False,
+        }
+
+    def test_anonymous_changed(self, ann: Any, slash: str) -> None:
+        path = f"/ftp/{ann.username}.example/anonymous{slash}"
+        assert ann("PUT", path, {"enabled": True}).json()["enabled"] is True
+        changed = ann("PUT", path, {"allow_upload": True}).json()
+        assert (changed["enabled"], changed["allow_upload"]) == (True, True)
+        assert ann("GET", path).json() == changed
+
+
+class TestCreate:
+    def test_checks_the_name_before_the_password(self, ann: Any) -> None:
+        for body in ({}, {"username": "a"}, {"username": ""}, {"password": "pw"}):
+            answer = ann("POST", "/ftp/", body)
+            assert answer.status_code == 400
+            assert answer.json()["error"] == "Username must be at least 2 characters"
+
+    def test_an_empty_request_is_an_empty_body(self, ann: Any) -> None:
+        answer = ann("POST", "/ftp/")
+        assert (answer.status_code, answer.json()["error"]) == (400, "Username must be at least 2 characters")
+
+    def test_then_asks_for_the_password(self, ann: Any) -> None:
+        for body in ({"username": "deploy"}, {"username": "deploy", "password": ""}):
+            answer = ann("POST", "/ftp/", body)
+            assert (answer.status_code, answer.json()["error"]) == (400, "Password is required")
+
+    def test_a_name_in_use_is_a_conflict(self, ann: Any) -> None:
+        body = {"username": "deploy", "password": "pw"}
+        assert ann("POST", "/ftp/", body).status_code == 201
+        answer = ann("POST", "/ftp/", body)
+        assert (answer.status_code, answer.json()["code"]) == (409, "CONFLICT")
+
+    def test_takes_every_field_that_a_change_takes(self, ann: Any) -> None:
+        fields = {
+            "domain": "example.com",
+            "quota_mb": 7,
+            "read_only": True,
+            "enabled": False,
+            "allowed_ips": ["192.0.2.1"],
+        }
+        created = ann("POST", "/ftp/", {"username": "deploy", "password": "pw", **fields}).json()
+        assert_account(created, fields, added=["domain", "allowed_ips"])
+        assert created["home_dir"] == f"/home/{ann.username}/example.com"
+        changed = ann("PUT", f"/ftp/{created['username']}", {"password": "pw2", **fields})
+        assert changed.status_code == 200
+
+    def test_a_user_cannot_create_for_somebody_else(self, ann: Any) -> None:
+        answer = ann("POST", "/ftp/", {"username": "deploy", "password": "pw", "owner": "admin"})
+        assert (answer.status_code, answer.json()["error"]) == (403, "Only an admin may set the owner")
+
+    def test_an_admin_creates_for_anyone(self, admin: Any, ann: Any) -> None:
+        created = admin("POST", "/ftp/", {"username": "deploy", "password": "pw", "owner": ann.username}).json()
+        assert created["owner"] == ann.username
+        assert ann("GET", f"/ftp/{ann.username}_deploy").status_code == 200
+
+    def test_an_owner_nobody_knows_is_refused(self, admin: Any) -> None:
+        answer = admin("POST", "/ftp/", {"username": "deploy", "password": "pw", "owner": "nobody-knows"})
+        assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "owner")
+
+
+class TestChange:
+    def test_changes_only_what_it_names(self, ann: Any) -> None:
+        account = ann("POST", "/ftp/", {"username": "deploy", "password": "pw", "quota_mb": 3}).json()
+        changed = ann("PUT", f"/ftp/{account['username']}", {"read_only": True}).json()
+        assert {**changed, "updated_at": ""} == {**account, "read_only": True, "updated_at": ""}
+        untouched = ann("PUT", f"/ftp/{account['username']}", {}).json()
+        assert {**untouched, "updated_at": ""} == {**changed, "updated_at": ""}
+
+    def test_a_new_domain_moves_the_home(self, ann: Any) -> None:
+        account = ann("POST", "/ftp/", {"username": "deploy", "password": "pw"}).json()
+        changed = ann("PUT", f"/ftp/{account['username']}", {"domain": "Example.COM"}).json()
+        assert changed["home_dir"] == f"/home/{ann.username}/example.com"
+        back = ann("PUT", f"/ftp/{account['username']}", {"domain": ""}).json()
+        assert_account(back, {"home_dir": f"/home/{ann.username}"})
+
+    def test_null_is_no_value(self, ann: Any) -> None:
+        account = ann("POST", "/ftp/", {"username": "deploy", "password": "pw"}).json()
+        answer = ann("PUT", f"/ftp/{account['username']}", {"quota_mb": None})
+        assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, "quota_mb")
+
+
+class TestAnonymous:
+    def test_a_domain_belongs_to_who_configured_it_first(self, admin: Any, ann: Any, make_caller: Any) -> None:
+        bob = make_caller()
+        path = f"/ftp/{ann.username}.example/anonymous"
+        assert ann("PUT", path, {"enabled": True}).status_code == 200
+        assert bob("GET", path).status_code == 404
+        assert bob("PUT", path, {"enabled": False}).status_code == 404
+        assert admin("GET", path).json()["owner"] == ann.username
+
+    def test_changing_nothing_claims_nothing(self, ann: Any, make_caller: Any) -> None:
+        bob = make_caller()
+        path = f"/ftp/{ann.username}.example/anonymous"
+        assert bob("PUT", path, {}).status_code == 200
+        assert ann("PUT", path, {"enabled": True}).json()["owner"] == ann.username

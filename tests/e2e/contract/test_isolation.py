@@ -1,0 +1,131 @@
+"""Owner isolation: every endpoint of the OpenAPI document, with a stranger's key, a wrong key, an expired one."""
+
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import update
+
+from wsp.auth.models import ApiKey, User
+from wsp.auth.service import hash_key
+from wsp.database import Database, utc_now
+
+pytestmark = pytest.mark.e2e
+
+FTP = {"username": "deploy", "password": "pw"}
+JOB = {"name": "nightly", "command": "true", "cron_expr": "0 3 * * *"}
+
+# Every operation that the document has, and a body that it would accept. A new operation fails the test below
+# until it is listed here.
+AREAS: dict[str, tuple[str, Any]] = {
+    "GET /api/v1/ftp/": ("ftp", None),
+    "POST /api/v1/ftp/": ("ftp", FTP),
+    "GET /api/v1/ftp/status": ("ftp", None),
+    "GET /api/v1/ftp/{id}": ("ftp", None),
+    "PUT /api/v1/ftp/{id}": ("ftp", {"quota_mb": 1}),
+    "DELETE /api/v1/ftp/{id}": ("ftp", None),
+    "PUT /api/v1/ftp/{id}/ip-restrictions": ("ftp", {"allowed_ips": []}),
+    "POST /api/v1/ftp/{id}/toggle": ("ftp", None),
+    "GET /api/v1/ftp/{domain}/anonymous": ("ftp", None),
+    "PUT /api/v1/ftp/{domain}/anonymous": ("ftp", {"enabled": True}),
+    "GET /api/v1/cronjobs/": ("cron", None),
+    "POST /api/v1/cronjobs/": ("cron", JOB),
+    "GET /api/v1/cronjobs/{id}": ("cron", None),
+    "PUT /api/v1/cronjobs/{id}": ("cron", {"enabled": False}),
+    "DELETE /api/v1/cronjobs/{id}": ("cron", None),
+    "GET /api/v1/cronjobs/{id}/logs": ("cron", None),
+    "POST /api/v1/users/{username}/api-keys/": ("users", {"name": "x", "permissions": ["ftp"]}),
+    "GET /api/v1/users/{username}/api-keys/": ("users", None),
+    "DELETE /api/v1/users/{username}/api-keys/{id}": ("users", None),
+    "GET /api/v1/auth/me": ("", None),
+}
+
+
+def paths_of(owner: Any) -> dict[str, str]:
+    """The things of an owner, made over the API, as values for the parameters of each path."""
+    account = owner("POST", "/ftp/", FTP).json()["username"]
+    job = owner("POST", "/cronjobs/", JOB).json()["id"]
+    key = owner("POST", f"/users/{owner.username}/api-keys", {"name": "x"}).json()["key"]["id"]
+    domain = f"{owner.username}.example"
+    assert owner("PUT", f"/ftp/{domain}/anonymous", {"enabled": True}).status_code == 200
+    return {"ftp": account, "cronjobs": str(job), "users": key, "domain": domain, "username": owner.username}
+
+
+def fill(operation: str, things: dict[str, str]) -> tuple[str, str]:
+    """The method, and the path with an owner's things in it."""
+    method, template = operation.split(" ")
+    area = template.split("/")[3]
+    path = template.removeprefix("/api/v1")
+    for name in ("domain", "username"):
+        path = path.replace(f"{{{name}}}", things[name])
+    return method, path.replace("{id}", things.get(area, ""))
+
+
+class TestEveryOperation:
+    def test_is_listed_here(self, anybody: httpx.Client) -> None:
+        paths = anybody.get("/openapi.json").json()["paths"]
+        documented = {f"{method.upper()} {path}" for path, item in paths.items() for method in item}
+        assert documented == {*AREAS, "GET /healthz", "GET /readyz"}
+
+    def test_another_owners_things_do_not_exist(self, ann: Any, make_caller: Any) -> None:
+        things = paths_of(ann)
+        bob = make_caller()
+        before = {path: ann("GET", path).json() for path in ("/ftp/", "/cronjobs/")}
+        for operation, (_, body) in AREAS.items():
+            if "{" not in operation:
+                continue
+            method, path = fill(operation, things)
+            answer = bob(method, path, body)
+            assert (operation, answer.status_code) == (operation, 404)
+            assert answer.json()["code"] == "NOT_FOUND"
+        assert {path: ann("GET", path).json() for path in before} == before
+        assert bob("GET", "/ftp/").json()["total"] == 0
+        assert bob("GET", f"/ftp/?owner={ann.username}").json()["total"] == 0
+        assert bob("GET", f"/cronjobs/?owner={ann.username}").json() == []
+        assert bob("GET", "/ftp/status").json()["total_accounts"] == 0
+
+    def test_a_key_without_the_permission_is_forbidden(self, ann: Any, make_caller: Any) -> None:
+        things = paths_of(ann)
+        other = {"ftp": ("cron",), "cron": ("ftp",), "users": ("read",)}
+        keys = {area: make_caller(username=ann.username, permissions=other[area]) for area in other}
+        scoped_ftp = make_caller(username=ann.username, permissions=("ftp",))
+        for operation, (area, body) in AREAS.items():
+            if not area:
+                continue
+            method, path = fill(operation, things)
+            key = scoped_ftp if area == "users" and method == "GET" else keys[area]
+            answer = key(method, path, body)
+            assert (operation, answer.status_code) == (operation, 403)
+            assert answer.json()["error"] == f"API key is not scoped for '{area}'"
+
+    def test_an_expired_key_is_unauthorized(self, ann: Any, make_caller: Any, store_of_server: Database) -> None:
+        things = paths_of(ann)
+        expired = make_caller(username=ann.username)
+        with store_of_server.transaction() as session:
+            session.execute(
+                update(ApiKey)
+                .where(ApiKey.key_hash == hash_key(expired.secret))
+                .values(expires_at=utc_now() - timedelta(seconds=1))
+            )
+        for operation, (_, body) in AREAS.items():
+            method, path = fill(operation, things)
+            answer = expired(method, path, body)
+            assert (operation, answer.status_code) == (operation, 401)
+            assert answer.json()["error"] == "Invalid or expired API key"
+
+    def test_a_disabled_user_is_out_with_the_next_request(
+        self, ann: Any, store_of_server: Database, wait_until: Any
+    ) -> None:
+        assert ann("GET", "/auth/me").status_code == 200
+        with store_of_server.transaction() as session:
+            session.execute(update(User).where(User.username == ann.username).values(status="disabled"))
+        # The change is another process's, so the server learns of it through its change feed.
+        wait_until(lambda: ann("GET", "/auth/me").status_code == 401, "the key stops working", 10)
+
+    def test_an_admin_sees_everything(self, ann: Any, admin: Any) -> None:
+        things = paths_of(ann)
+        for operation in AREAS:
+            method, path = fill(operation, things)
+            if method == "GET":
+                assert (operation, admin(method, path).status_code) == (operation, 200)
