@@ -59,4 +59,4 @@ class Caretaker:
         count = await self._offload.call(lambda: end_commands(orphans))
         logger.warning("%s runs were lost; %s processes of theirs were ended", len(orphans), count)
         for orphan in orphans:
-            await self._dispatcher.record(orphan.run, lost(orphan, utc_now()))
+            await self._dispatcher.record(orphan.run, lost(orphan, utc_now(), self._service_id))

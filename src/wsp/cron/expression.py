@@ -6,6 +6,7 @@ right after the gap when the clock jumps over it and the first time only when th
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -92,27 +93,21 @@ class Schedule:
                 yield tick
 
     def _real_time_ticks(self, instant: datetime, zone: ZoneInfo) -> Iterator[datetime]:
-        while True:
-            tick = self._next_in_real_time(instant, zone)
-            yield tick
-            instant = tick
-
-    def _next_in_real_time(self, instant: datetime, zone: ZoneInfo) -> datetime:
         local = instant.astimezone(zone)
         later = (instant + _LONGEST_STEP_BACK).astimezone(zone)
         # Clocks about to be set back will show times again that lie before the present one.
         step_back = max(timedelta(0), _offset(local) - _offset(later))
-        best: datetime | None = None
+        repeated: deque[datetime] = deque()
         for wall in self._walls(local.replace(tzinfo=None) - step_back):
             first, second = (wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
-            if best is not None and best <= first:
-                return best
-            if first.astimezone(zone).replace(tzinfo=None) != wall:
-                continue  # the clock never shows this time
-            tick = first if first > instant else second
-            if tick > instant and (best is None or tick < best):
-                best = tick
-        raise AssertionError("unreachable: the wall-clock times never end")
+            if first > second:
+                continue  # in a gap: the clock never shows this time
+            while repeated and repeated[0] < first:
+                yield repeated.popleft()
+            if first > instant:
+                yield first
+            if second > max(first, instant):
+                repeated.append(second)
 
 
 def parse(text: str) -> Schedule:

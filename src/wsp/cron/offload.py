@@ -33,10 +33,10 @@ class Offload:
         return await self.call(reading)
 
     async def change(self, step: Callable[[Session], T]) -> T:
-        """Do `step` in a transaction."""
+        """Do `step` in a transaction. No other service acts upon what the scheduler writes: it is not announced."""
 
         def changing() -> T:
-            with self._database.transaction() as session:
+            with self._database.transaction(announce=False) as session:
                 return step(session)
 
         return await self.call(changing)

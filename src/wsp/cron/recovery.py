@@ -20,7 +20,8 @@ SUSPECT_SECONDS = 2.0
 
 GRACE_SECONDS = 1.5
 
-REASON_GONE = "The scheduler that ran it was gone before it ended"
+GONE = "The scheduler that ran it was gone before it ended"
+NEVER_STARTED = "It was planned, but the database did not confirm that in time, and it was not started"
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def end_commands(orphans: Sequence[Orphan]) -> int:
     return end_tree({orphan.mark for orphan in here}, leaders, grace=GRACE_SECONDS)
 
 
-def lost(orphan: Orphan, now: datetime) -> Result:
-    """What is recorded for an orphan."""
-    return Result(status="lost", started_at=orphan.started_at, finished_at=now, reason=REASON_GONE)
+def lost(orphan: Orphan, now: datetime, service_id: str) -> Result:
+    """What is recorded for an orphan by this scheduler (`service_id`)."""
+    reason = NEVER_STARTED if orphan.service_id == service_id else GONE
+    return Result(status="lost", started_at=orphan.started_at, finished_at=now, reason=reason)

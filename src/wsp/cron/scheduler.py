@@ -114,11 +114,12 @@ class Scheduler:
         if waiting.unarmed:
             await self._until_done(lambda session: planner.arm(session, utc_now(), self._settings.zone))
             waiting = await self._planning.read(planner.waiting)
+        self._next_due = waiting.next_due
         if waiting.next_due is not None and waiting.next_due <= now:
             await self._until_done(self._skip_overlapping)
             await self._start_due()
-        # A job that stays overdue waits for a place, and a run that ends wakes this loop.
-        self._next_due = await self._planning.read(lambda session: planner.next_due_after(session, now))
+            # A job that stays overdue waits for a place, and a run that ends wakes this loop.
+            self._next_due = await self._planning.read(lambda session: planner.next_due_after(session, now))
 
     async def _until_done(self, step: Callable[[Session], object]) -> None:
         """Repeat a step that does a bounded amount of work, each time in a transaction, until it finds none."""
