@@ -69,10 +69,10 @@ class _PostgresFeed:
         self._conninfo = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
         # The engine's own driver: a server on SQLite need not carry psycopg in every process.
         self._driver: Any = database.engine.dialect.dbapi
-        self._connection: "psycopg.Connection | None" = self._connect()
+        self._connection: psycopg.Connection | None = self._connect()
 
     def _connect(self) -> "psycopg.Connection":
-        connection: "psycopg.Connection" = self._driver.connect(self._conninfo, autocommit=True)
+        connection: psycopg.Connection = self._driver.connect(self._conninfo, autocommit=True)
         connection.execute(f"LISTEN {NOTIFY_CHANNEL}")
         return connection
 
