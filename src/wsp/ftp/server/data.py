@@ -5,6 +5,7 @@ An upload is published before its 226, and only when it is whole; a disk that is
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from OpenSSL import SSL
@@ -19,6 +20,8 @@ RECEIVE_BYTES = 256 * 1024
 SEND_BYTES = 1024 * 1024  # what one sendfile(2) may take; the socket's buffer is the real limit
 DRAIN_SECONDS = 5.0  # how long a refused upload is read on, so that the client gets to read why
 DRAIN_BYTES = 256 * 2**20
+
+SLOW_PUBLISH_BYTES = 8 * 2**20  # an old file is replaced on a thread from here on
 
 MIN_GRACE_SECONDS = 0.0005
 MAX_GRACE_SECONDS = 0.25
@@ -38,10 +41,14 @@ class DataChannel(DTPHandler):
     # One buffer serves every transfer of the process: there is one loop, and what is read is written at once.
     _buffer = memoryview(bytearray(RECEIVE_BYTES))
 
-    transfer_finished: bool  # pyftpdlib's, untyped
+    # pyftpdlib is untyped: these are its own.
+    transfer_finished: bool
+    file_obj: Any
+    _had_cr: bool
 
     def __init__(self, sock: Any, cmd_channel: Any) -> None:
         self._broken = False
+        self._publishing = False
         self._told_whole = False  # by TLS's own farewell
         self._draining = 0
         # The transfer belongs to who began it, whoever logs in on the control channel meanwhile.
@@ -111,9 +118,7 @@ class DataChannel(DTPHandler):
 
     def _refuse_rest(self, error: OSError) -> None:
         """Tell the client at once, then read on for a while: closing with unread data would reset the connection."""
-        self.file_obj.discard()
-        self.cmd_channel.respond(failure_reply(error))
-        logger.warning("upload of %r by %s failed: %s", self.file_obj.name, self._user(), error.strerror)
+        self.cmd_channel.respond(self._failed(self.file_obj, error))
         self._draining = DRAIN_BYTES
         self.call_later(DRAIN_SECONDS, self.close)
 
@@ -146,8 +151,36 @@ class DataChannel(DTPHandler):
         if self._broken or self.cmd_channel.peer_is_gone():
             self._resp = (ABORTED, logger.info)
             self.close()
+        elif self.file_obj.replaces and self.tot_bytes_received >= SLOW_PUBLISH_BYTES:
+            self._publish_on_thread(self.file_obj)
         else:
             super().handle_close()
+
+    def _publish_on_thread(self, upload: Upload) -> None:
+        self.del_channel()
+        self._write_held_back(upload)
+
+        def publish() -> Callable[[], None]:
+            failure: OSError | None = None
+            try:
+                upload.publish()
+            except OSError as error:
+                failure = error
+            return lambda: self._published(failure)
+
+        self._publishing = self.cmd_channel.server.copies.submit(publish)
+        if not self._publishing:
+            super().handle_close()
+
+    def _published(self, failure: OSError | None) -> None:
+        if self._closed:
+            return  # the session has ended meanwhile, and has no channel left for an answer
+        self._publishing = False
+        if failure is None:
+            super().handle_close()
+        else:
+            self._resp = (self._failed(self.file_obj, failure), logger.warning)
+            self.close()
 
     def handle_error(self) -> None:
         error = sys.exc_info()[1]
@@ -160,24 +193,36 @@ class DataChannel(DTPHandler):
         self.close()
 
     def close(self) -> None:
-        if not self._closed and isinstance(self.file_obj, Upload) and not self.file_obj.closed:
-            self._settle(self.file_obj)
+        if not self._closed and isinstance(self.file_obj, Upload):
+            if self._publishing:
+                # The thread sees to the file to its end, whatever becomes of the session.
+                self.file_obj = None
+            elif not self.file_obj.closed:
+                self._settle(self.file_obj)
         super().close()
 
     def _settle(self, upload: Upload) -> None:
         try:
-            if not self.transfer_finished:
+            if self.transfer_finished:
+                self._write_held_back(upload)
+                upload.publish()
+            else:
                 upload.keep()
-                return
-            if self._had_cr:
-                upload.write(b"\r")  # ASCII mode held it back, in case a line feed would follow
-            upload.publish()
         except OSError as error:
-            logger.warning("upload of %r by %s failed: %s", upload.name, self._user(), error.strerror)
+            reply = self._failed(upload, error)
             if self.transfer_finished:
                 self.transfer_finished = False
-                self._resp = (failure_reply(error), logger.warning)
-            upload.discard()
+                self._resp = (reply, logger.warning)
+
+    def _write_held_back(self, upload: Upload) -> None:
+        if self._had_cr:
+            self._had_cr = False
+            upload.write(b"\r")  # ASCII mode held it back, in case a line feed would follow
+
+    def _failed(self, upload: Upload, error: OSError) -> str:
+        upload.discard()
+        logger.warning("upload of %r by %s failed: %s", upload.name, self._user(), error.strerror)
+        return failure_reply(error)
 
     def _user(self) -> str:
         return self.login.username if self.login is not None else "nobody"

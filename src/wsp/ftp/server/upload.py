@@ -57,6 +57,7 @@ class Upload:
         self.name = name
         self.closed = False
         self.start = 0  # bytes that were there before this transfer
+        self.replaces = False  # whether there is an old file
         self._place = place
         self._temporary = temporary
         self._part = part
@@ -93,7 +94,11 @@ class Upload:
         self._to_copy = self.start = length
 
     def publish(self) -> None:
-        """Put the file under its name. Raises OSError; then the old file is still there and this one is gone."""
+        """Put the file under its name. Raises OSError; then the old file is still there and this one is gone.
+
+        Replacing takes the longer the bigger the files are: the old one's blocks are freed, and ext4 begins to write
+        the new one's.
+        """
         folder, target = self._place
         try:
             self._close_file()
@@ -275,7 +280,9 @@ def _new(place: Place, old: os.stat_result | None, account: str, path: str) -> U
         os.fchmod(opened, old.st_mode & PERMISSION_BITS)
         with suppress(OSError):
             os.fchown(opened, old.st_uid, old.st_gid)
-    return Upload(place, temporary, part, opened, path)
+    upload = Upload(place, temporary, part, opened, path)
+    upload.replaces = old is not None
+    return upload
 
 
 def _left(place: Place, account: str, *, now: float) -> os.stat_result | None:
