@@ -4,7 +4,8 @@
     python benchmarks/ftp.py --size 64 --files 200 --rounds 3
 
 The two servers take turns within each round, so that what else the machine does hits both. A ratio above 1 means
-that wsp is faster. Streams are timed from the command to the 226: the login, which with wsp costs a password hash, is
+that wsp is faster; "cpu" is the same ratio for the processor time of the servers alone, which what else the machine
+does hardly touches. Streams are timed from the command to the 226: the login, which with wsp costs a password hash, is
 part of the small files' time only. Needs curl and lftp.
 """
 
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from wsp import schema
 from wsp.auth.models import User
@@ -62,6 +64,18 @@ run(settings)
 """
 
 
+class Server(NamedTuple):
+    """A running server."""
+
+    port: int
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """Processor time used so far, by the process alone."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -100,19 +114,23 @@ def _make_source(folder: Path, mebibytes: int, files: int) -> None:
 
 
 def _compare(
-    what: str, ours: int, bare: int, options: argparse.Namespace, amount: int, work: Callable[[int], float]
+    what: str, ours: Server, bare: Server, options: argparse.Namespace, amount: int, work: Callable[[int], float]
 ) -> None:
-    rates: dict[int, list[float]] = {ours: [], bare: []}
+    rates: dict[Server, list[float]] = {ours: [], bare: []}
+    costs: dict[Server, list[float]] = {ours: [], bare: []}
     for number in range(options.rounds + 1):
         # Who goes first alternates: the first of a pair may find colder caches.
-        for port in (ours, bare) if number % 2 else (bare, ours):
-            seconds = work(port)
+        for server in (ours, bare) if number % 2 else (bare, ours):
+            before = server.cpu_seconds()
+            seconds = work(server.port)
             if number:  # the first round warms up
-                rates[port].append(amount / seconds)
+                rates[server].append(amount / seconds)
+                costs[server].append(server.cpu_seconds() - before)
     ratio = statistics.median(a / b for a, b in zip(rates[ours], rates[bare], strict=True))
+    cpu = statistics.median(costs[bare]) / statistics.median(costs[ours])
     verdict = "ok" if ratio >= TARGET else f"BELOW {TARGET}"
-    medians = f"wsp {statistics.median(rates[ours]):8.0f}  bare {statistics.median(rates[bare]):8.0f}"
-    print(f"{what:30} {medians}  ratio {ratio:.2f}  {verdict}", flush=True)
+    medians = f"wsp {statistics.median(rates[ours]):6.0f}  bare {statistics.median(rates[bare]):6.0f}"
+    print(f"{what:30} {medians}  ratio {ratio:.2f}  cpu {cpu:.2f}  {verdict}", flush=True)
 
 
 def _upload(port: int, stream: Path) -> float:
@@ -155,14 +173,14 @@ def _mirror(port: int, folder: Path) -> float:
 
 
 @contextmanager
-def _bare(home: Path) -> Iterator[int]:
+def _bare(home: Path) -> Iterator[Server]:
     home.mkdir()
-    with _server(BARE, str(home), USER, PASSWORD) as port:
-        yield port
+    with _server(BARE, str(home), USER, PASSWORD) as server:
+        yield server
 
 
 @contextmanager
-def _ours(data: Path) -> Iterator[int]:
+def _ours(data: Path) -> Iterator[Server]:
     settings = load_settings(data_dir=data)
     database = Database(settings.database)
     schema.upgrade(database)
@@ -182,19 +200,19 @@ def _ours(data: Path) -> Iterator[int]:
             )
         )
     database.close()
-    with _server(OURS, str(data)) as port:
-        yield port
+    with _server(OURS, str(data)) as server:
+        yield server
 
 
 @contextmanager
-def _server(program: str, *arguments: str) -> Iterator[int]:
+def _server(program: str, *arguments: str) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     process = subprocess.Popen([sys.executable, "-c", program, str(port), *arguments], stderr=subprocess.DEVNULL)
     try:
         _wait_for(port, process)
-        yield port
+        yield Server(port, process.pid)
     finally:
         process.terminate()
         process.wait()
