@@ -191,8 +191,8 @@ def _ticks(job: CronJob, now: datetime, zone: ZoneInfo) -> list[datetime]:
     schedule = _schedule(job)
     if schedule is None or job.next_run_at is None:
         return []
-    later = schedule.due_between(job.next_run_at, now, zone, MISSED_TICKS_KEPT)
-    return [job.next_run_at, *later][-MISSED_TICKS_KEPT - 1 :]
+    count = MISSED_TICKS_KEPT + 1
+    return [job.next_run_at, *schedule.due_between(job.next_run_at, now, zone, count)][-count:]
 
 
 def _move_on(session: Session, job: CronJob, now: datetime, zone: ZoneInfo) -> None:
