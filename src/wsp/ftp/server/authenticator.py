@@ -111,6 +111,7 @@ def anonymous_domain(username: str) -> str | None:
     return domain if name in ANONYMOUS_NAMES else None
 
 
+@lru_cache(maxsize=4096)
 def normal_address(address: str) -> str:
     """An address as it is compared and logged: an IPv4 address mapped into IPv6 is the IPv4 address (RFC 4291)."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
