@@ -14,6 +14,7 @@ from wsp.errors import StartupError
 from wsp.heartbeat import Heartbeat
 from wsp.settings import Settings
 from wsp.web.app import create_app
+from wsp.web.protocol import Protocol
 
 GRACE_SECONDS = 5  # requests that are being answered at SIGTERM have this long
 KEEP_ALIVE_SECONDS = 65  # longer than what proxies in front usually keep, so that they close first
@@ -29,6 +30,7 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings, database),
+            http=Protocol,
             log_config=None,
             access_log=False,
             server_header=False,
