@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Row, Select, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Select[*tuple[Any, ...]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Page:
     owner: str = ""
 
 
-def matching(query: Select[T], search: str, columns: Sequence[InstrumentedAttribute[Any]]) -> Select[T]:
+def matching(query: S, search: str, columns: Sequence[InstrumentedAttribute[Any]]) -> S:
     """The rows that have the text in one of the columns, in any case. An empty text matches all."""
     if not search:
         return query
@@ -29,9 +30,15 @@ def matching(query: Select[T], search: str, columns: Sequence[InstrumentedAttrib
 
 
 def fetch(session: Session, query: Select[T], page: Page) -> tuple[list[T], int]:
+    """The objects of the page, and how many there are in all."""
+    rows, total = fetch_rows(session, query, page)
+    return [row[0] for row in rows], total
+
+
+def fetch_rows(session: Session, query: Select[*tuple[Any, ...]], page: Page) -> tuple[list[Row[Any]], int]:
     """The rows of the page, and how many there are in all."""
     if page.limit is None and page.offset == 0:
-        rows = list(session.scalars(query))
+        rows = list(session.execute(query))
         return rows, len(rows)
     total = session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
-    return list(session.scalars(query.limit(page.limit).offset(page.offset))), total
+    return list(session.execute(query.limit(page.limit).offset(page.offset))), total

@@ -52,8 +52,10 @@ class TestJourney:
         assert (server.files / "home/admin/www/grüße 1.bin").read_bytes() == content
 
         fetched = subprocess.run(
-            ["curl", "-sS", "--fail", "-u", f"admin_deploy:{PASSWORD}"]
-            + [f"ftp://127.0.0.1:{server.ftp_port}/www/gr%C3%BC%C3%9Fe%201.bin"],
+            [
+                *("curl", "-sS", "--fail", "-u", f"admin_deploy:{PASSWORD}"),
+                f"ftp://127.0.0.1:{server.ftp_port}/www/gr%C3%BC%C3%9Fe%201.bin",
+            ],
             capture_output=True,
             timeout=60,
             check=True,

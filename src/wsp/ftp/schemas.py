@@ -1,10 +1,11 @@
 """What the API takes and says of FTP accounts."""
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, Field
+from sqlalchemy import Row
 
 from wsp.ftp.models import AnonymousAccess, FtpAccount
 from wsp.rest.bodies import ChangeBody, RequestBody, left_out
@@ -96,7 +97,7 @@ class AccountOut(BaseModel):
     allowed_ips: Annotated[list[str], Field(exclude_if=lambda networks: not networks)] = Field(default=[])
 
     @classmethod
-    def of(cls, account: FtpAccount, zone: ZoneInfo) -> Self:
+    def of(cls, account: FtpAccount | Row[Any], zone: ZoneInfo) -> Self:
         """An account as answers show it."""
         return cls(
             username=account.username,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -11,7 +11,21 @@ from wsp.errors import Conflict, NotFound
 from wsp.ftp.models import FtpAccount
 from wsp.homes import home_dir
 from wsp.owners import require_owner
-from wsp.paging import Page, fetch, matching
+from wsp.paging import Page, fetch_rows, matching
+
+# What a list shows. Rows cost half of what objects cost, and a list is what dashboards ask for all day.
+_SHOWN = select(
+    FtpAccount.username,
+    FtpAccount.owner,
+    FtpAccount.home_dir,
+    FtpAccount.quota_mb,
+    FtpAccount.read_only,
+    FtpAccount.enabled,
+    FtpAccount.created_at,
+    FtpAccount.updated_at,
+    FtpAccount.domain,
+    FtpAccount.allowed_ips,
+)
 
 
 def create_account(
@@ -52,14 +66,16 @@ def create_account(
     return account
 
 
-def list_accounts(session: Session, visible_to: str | None, page: Page) -> tuple[list[FtpAccount], int]:
-    """A part of the accounts, by name, and how many match in all."""
-    query = matching(_visible(visible_to), page.search, [FtpAccount.username, FtpAccount.home_dir])
+def list_accounts(session: Session, visible_to: str | None, page: Page) -> tuple[list[Row[Any]], int]:
+    """A part of the accounts, by name, and how many match in all. Rows with what is shown, not whole accounts."""
+    query = matching(_SHOWN, page.search, [FtpAccount.username, FtpAccount.home_dir])
+    if visible_to is not None:
+        query = query.where(FtpAccount.owner == visible_to)
     if page.domain:
         query = query.where(FtpAccount.domain == page.domain)
     if page.owner:
         query = query.where(FtpAccount.owner == page.owner)
-    return fetch(session, query.order_by(FtpAccount.username), page)
+    return fetch_rows(session, query.order_by(FtpAccount.username), page)
 
 
 def count_accounts(session: Session, visible_to: str | None) -> int:

@@ -43,7 +43,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     )
     app.state.wsp = State(settings, database, after_commit=[keyring.forget])
     app.state.keyring = keyring
-    for router in (auth_router, keys_router, ftp_router, cron_router):
+    for router in (ftp_router, cron_router, auth_router, keys_router):
         app.include_router(router, prefix=API_BASE)
     app.include_router(health.router)
     documents.install(app)

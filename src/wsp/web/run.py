@@ -1,6 +1,7 @@
 """The API process."""
 
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -46,6 +47,9 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
 
     heartbeat = Heartbeat(database, "api", uuid4().hex, on_orphaned=stop if supervised else None)
     heartbeat.start()
+    # What the start made stays until the end: looking through it again and again for garbage took a fifth of the time.
+    gc.collect()
+    gc.freeze()
     logger.info("API on http://%s:%d", settings.http_host, settings.http_port)
     # uvicorn shuts down in order and then raises the signal again, which would end us before we have signed off.
     for signum in (signal.SIGTERM, signal.SIGINT):
