@@ -220,8 +220,8 @@ def connect() -> Iterator[Callable[..., ftplib.FTP]]:
             server: FtpServer, account: Account | None = None, *, tls: bool = False, host: str = "127.0.0.1"
         ) -> ftplib.FTP:
             client = ftplib.FTP_TLS(context=insecure_context()) if tls else ftplib.FTP()
-            client.connect(host, server.port, timeout=WAIT_SECONDS)
             stack.callback(client.close)
+            client.connect(host, server.port, timeout=WAIT_SECONDS)
             if account is not None:
                 client.login(account.username, account.password)
                 if isinstance(client, ftplib.FTP_TLS):

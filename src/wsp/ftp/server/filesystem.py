@@ -200,6 +200,8 @@ class _Folder(AbstractedFS):
     def lstat(self, path: str) -> os.stat_result:
         if path in ("", "."):
             return os.fstat(self._folder)
+        if path.startswith(RESERVED_PREFIX):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return os.lstat(path, dir_fd=self._folder)
 
     def stat(self, path: str) -> os.stat_result:
