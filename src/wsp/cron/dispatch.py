@@ -13,7 +13,8 @@ from itertools import count
 from typing import TypeVar
 
 from sqlalchemy import column, select, table
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from wsp.cron import executor
@@ -186,7 +187,7 @@ class Dispatcher:
         for attempt in count():
             try:
                 return await self._store.change(step)
-            except SQLAlchemyError as error:
+            except (OperationalError, InterfaceError, NoConnectionFree) as error:
                 pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
                 logger.warning("the %s is not written yet, again in %s s: %s", what, pause, error)
                 await asyncio.sleep(pause)

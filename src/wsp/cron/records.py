@@ -69,10 +69,11 @@ def record_end(session: Session, run_id: int, job_id: int, result: Result, *, ke
             JobRun.id == run_id, JobRun.status == result.status, JobRun.finished_at == result.finished_at
         )
         return session.scalar(query) is not None
+    started_at = result.started_at or result.finished_at
     session.execute(
         update(CronJob)
-        .where(CronJob.id == job_id, or_(CronJob.last_run_at.is_(None), CronJob.last_run_at <= result.started_at))
-        .values(last_run_at=result.started_at, last_run_ok=result.ok),
+        .where(CronJob.id == job_id, or_(CronJob.last_run_at.is_(None), CronJob.last_run_at <= started_at))
+        .values(last_run_at=started_at, last_run_ok=result.ok),
         execution_options={"synchronize_session": False},
     )
     prune(session, job_id, keep_runs)

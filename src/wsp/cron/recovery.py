@@ -21,7 +21,7 @@ SUSPECT_SECONDS = 2.0
 GRACE_SECONDS = 1.5
 
 GONE = "The scheduler that ran it was gone before it ended"
-NEVER_STARTED = "It was planned, but the database did not confirm that in time, and it was not started"
+LOST_TRACK = "The scheduler could not write down that it was to start, or what came of it"
 
 
 @dataclass(frozen=True)
@@ -104,5 +104,5 @@ def end_commands(orphans: Sequence[Orphan]) -> int:
 
 def lost(orphan: Orphan, now: datetime, service_id: str) -> Result:
     """What is recorded for an orphan by this scheduler (`service_id`)."""
-    reason = NEVER_STARTED if orphan.service_id == service_id else GONE
+    reason = LOST_TRACK if orphan.service_id == service_id else GONE
     return Result(status="lost", started_at=orphan.started_at, finished_at=now, reason=reason)

@@ -1,0 +1,386 @@
+"""The cron process, as a process of its own, on both stores."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import psycopg
+import pytest
+from sqlalchemy import select
+
+from wsp.cron.executor import environment, start
+from wsp.cron.processes import boot_id, find_tree
+from wsp.cron.recovery import GONE, run_mark
+from wsp.cron.run import run as run_scheduler
+from wsp.database import Database, utc_now
+from wsp.errors import StartupError
+from wsp.heartbeat import ServiceRow, alive, node_name
+from wsp.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from tests.cron.conftest import JobStore
+
+pytestmark = pytest.mark.e2e
+
+SECOND = timedelta(seconds=1)
+PROGRAM = (
+    "from wsp.settings import load_settings; from wsp.logs import configure_logging; from wsp.cron.run import run; "
+    "settings = load_settings(); configure_logging(settings); run(settings, supervised={supervised})"
+)
+
+YEARLY = "0 0 1 1 *"  # for jobs that are given a first tick by hand, and are not to come due again in the test
+
+Until = Callable[..., None]
+
+
+class Launch(Protocol):
+    def __call__(self, **more: str) -> subprocess.Popen[bytes]: ...
+
+
+@pytest.fixture
+def variables(settings: Settings, database_url: str, tmp_path: Path) -> dict[str, str]:
+    """The environment of a scheduler on this test's database."""
+    passed = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    return {
+        **passed,
+        "WSP_DATA_DIR": str(settings.data_dir),
+        "WSP_DATABASE_URL": database_url,
+        "WSP_TIMEZONE": "Europe/Berlin",
+        "WSP_LOG_LEVEL": "debug",
+    }
+
+
+@pytest.fixture
+def launch(variables: dict[str, str], jobs: JobStore, tmp_path: Path, until: Until) -> Iterator[Launch]:
+    """Start a scheduler and wait until it works. What still runs after the test is killed."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def begin(**more: str) -> subprocess.Popen[bytes]:
+        with (tmp_path / "scheduler.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM.format(supervised=False)], env=variables | more, stdout=log, stderr=log
+            )
+        begun.append(process)
+        # When it arms a job, its start is over, and with it the counting anew of what is to come.
+        witness = jobs.add(cron_expr=YEARLY)
+        until(lambda: process.poll() is not None or jobs.job(witness).next_run_at)
+        jobs.delete(witness)
+        assert process.poll() is None, (tmp_path / "scheduler.log").read_text()
+        return process
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.wait()
+
+
+def schedulers(database: Database) -> list[int]:
+    """The process ids of the schedulers that have reported themselves."""
+    with database.reading() as session:
+        return list(session.scalars(select(ServiceRow.pid).where(ServiceRow.kind == "cron")))
+
+
+def stop(process: subprocess.Popen[bytes]) -> float:
+    """Stop a scheduler in an orderly way. Returns how many seconds that took."""
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    return time.monotonic() - begin
+
+
+def ended(jobs: JobStore, job_id: int) -> bool:
+    return any(run.status not in ("running", "skipped") for run in jobs.runs(job_id))
+
+
+def running(jobs: JobStore, job_id: int) -> bool:
+    return any(run.status == "running" and run.pid for run in jobs.runs(job_id))
+
+
+def soon(seconds: float = 1.0) -> datetime:
+    return utc_now() + timedelta(seconds=seconds)
+
+
+class TestJob:
+    @pytest.mark.slow
+    def test_is_armed_and_runs_at_its_due_second(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        launch()
+        job_id = jobs.add(cron_expr="* * * * *", command="echo hello")
+        begin = time.monotonic()
+        until(lambda: jobs.job(job_id).next_run_at is not None)
+        assert time.monotonic() - begin < 1
+        due = jobs.job(job_id).next_run_at
+        assert due is not None
+        assert due.second == due.microsecond == 0
+        until(lambda: ended(jobs, job_id), 75)
+        [first] = jobs.runs(job_id)
+        assert first.scheduled_for == due
+        assert first.started_at is not None
+        assert timedelta(0) <= first.started_at - due < SECOND
+        job = jobs.job(job_id)
+        assert (job.last_run_at, job.last_run_ok, job.next_run_at) == (first.started_at, True, due + 60 * SECOND)
+
+    def test_runs_in_its_owners_home_and_its_row_tells_all(
+        self, jobs: JobStore, launch: Launch, until: Until, settings: Settings
+    ) -> None:
+        launch()
+        job_id = jobs.add(next_run_at=soon(), cron_expr=YEARLY, command="pwd; echo $LOGNAME; echo oops >&2; exit 3")
+        until(lambda: ended(jobs, job_id))
+        [run] = jobs.runs(job_id)
+        assert (run.status, run.exit_code, run.trigger, run.reason) == ("failed", 3, "schedule", "")
+        assert run.output == f"{settings.files}/home/admin\nadmin\noops\n"
+        assert run.duration_ms is not None
+        assert run.started_at is not None
+        assert run.finished_at is not None
+        assert run.started_at <= run.finished_at
+        job = jobs.job(job_id)
+        assert (job.last_run_at, job.last_run_ok) == (run.started_at, False)
+
+    def test_of_which_one_is_still_running_is_not_started_twice(
+        self, jobs: JobStore, launch: Launch, until: Until
+    ) -> None:
+        launch()
+        job_id = jobs.add(next_run_at=soon(), cron_expr=YEARLY, command="sleep 60")
+        until(lambda: running(jobs, job_id))
+        first = jobs.runs(job_id)[0]
+        with jobs.database.transaction() as session:  # due again at once, instead of in a minute
+            session.get_one(type(jobs.job(job_id)), job_id).next_run_at = utc_now().replace(microsecond=0)
+        until(lambda: len(jobs.runs(job_id)) == 2)
+        skipped = jobs.runs(job_id)[1]
+        assert (skipped.status, skipped.reason) == ("skipped", f"Run {first.id} of this job was still going")
+
+    def test_that_is_disabled_changed_or_deleted_does_not_run(
+        self, jobs: JobStore, launch: Launch, until: Until
+    ) -> None:
+        launch()
+        due = soon(3)
+        disabled, changed, deleted = (
+            jobs.add(next_run_at=due, cron_expr=YEARLY, command=f"echo {n}") for n in range(3)
+        )
+        witness = jobs.add(next_run_at=due, cron_expr=YEARLY)
+        jobs.change(disabled, enabled=False)
+        jobs.change(changed, cron_expr="0 0 1 1 *")
+        jobs.delete(deleted)
+        until(lambda: jobs.job(disabled).next_run_at is None)
+        until(lambda: ended(jobs, witness))
+        assert [run.job_id for run in jobs.runs()] == [witness]
+
+    def test_with_a_bad_expression_does_not_stop_the_others(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        launch()
+        bad = jobs.add(next_run_at=soon(), cron_expr="rubbish")
+        jobs.add(cron_expr="rubbish too")
+        good = jobs.add(next_run_at=soon(), cron_expr=YEARLY)
+        until(lambda: ended(jobs, good))
+        assert jobs.runs(bad) == []
+
+    def test_that_cannot_start_fails_with_a_sentence(
+        self, jobs: JobStore, launch: Launch, until: Until, settings: Settings
+    ) -> None:
+        jobs.owner("blocked")
+        (settings.files / "home").mkdir(parents=True)
+        (settings.files / "home" / "blocked").symlink_to("/etc")
+        launch()
+        homeless = jobs.add(owner="blocked", next_run_at=soon(), cron_expr=YEARLY)
+        too_long = jobs.add(owner="blocked", next_run_at=soon(), cron_expr=YEARLY, command=": " + "x" * 200_000)
+        (settings.files / "home" / "admin").mkdir()
+        until(lambda: ended(jobs, homeless) and ended(jobs, too_long))
+        [run] = jobs.runs(homeless)
+        assert (run.status, run.exit_code) == ("failed", None)
+        assert run.output == "The command could not be started: its home folder cannot be used"
+        assert jobs.job(homeless).last_run_ok is False
+
+    def test_waits_for_its_turn_when_all_places_are_taken(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        launch(WSP_CRON_MAX_RUNNING="2")
+        ids = [jobs.add(next_run_at=soon(), cron_expr=YEARLY, command="sleep 0.5") for _ in range(5)]
+        until(lambda: all(ended(jobs, job_id) for job_id in ids))
+        runs = sorted(jobs.runs(), key=lambda run: run.started_at or run.scheduled_for)
+        assert [run.status for run in runs] == ["succeeded"] * 5
+        for one in runs:
+            assert one.started_at is not None
+            at_once = [
+                o for o in runs if o.started_at and o.finished_at and o.started_at <= one.started_at < o.finished_at
+            ]
+            assert len(at_once) <= 2
+
+    def test_a_flood_of_output_is_cut(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        launch(WSP_CRON_MAX_OUTPUT_BYTES="2000")
+        job_id = jobs.add(
+            next_run_at=soon(), cron_expr=YEARLY, command="printf 'first\\0'; head -c 5000000 /dev/zero; echo last"
+        )
+        until(lambda: ended(jobs, job_id))
+        [run] = jobs.runs(job_id)
+        assert run.output_truncated
+        assert run.output.startswith("first\N{SYMBOL FOR NULL}")
+        assert run.output.endswith("last\n")
+        assert "bytes left out" in run.output
+
+    def test_its_end_is_mailed(
+        self, jobs: JobStore, launch: Launch, until: Until, free_port: Callable[[], int], tmp_path: Path
+    ) -> None:
+        port = free_port()
+        with (tmp_path / "mails").open("wb") as mails:
+            sink = subprocess.Popen(
+                [sys.executable, "-u", "-m", "aiosmtpd", "-n", "-l", f"127.0.0.1:{port}"], stdout=mails, stderr=mails
+            )
+        try:
+            launch(WSP_SMTP_HOST="127.0.0.1", WSP_SMTP_PORT=str(port))
+            jobs.add(next_run_at=soon(), cron_expr=YEARLY, name="a\nBcc: x@y.z", command="exit 5", email_on_error=True)
+            until(lambda: b"END MESSAGE" in (tmp_path / "mails").read_bytes())
+        finally:
+            sink.terminate()
+            sink.wait()
+        text = (tmp_path / "mails").read_text()
+        assert "To: admin@example.org" in text
+        assert "cron job a Bcc: x@y.z failed with exit code 5" in text
+        assert "\nBcc:" not in text
+
+
+class TestCrash:
+    def test_leaves_no_run_that_says_running_and_runs_no_tick_twice(
+        self, jobs: JobStore, launch: Launch, until: Until, settings: Settings
+    ) -> None:
+        process = launch()
+        job_id = jobs.add(
+            next_run_at=soon(), cron_expr=YEARLY, command="echo x >> started; sleep 300 & setsid sleep 301 & sleep 302"
+        )
+        until(lambda: running(jobs, job_id))
+        [before] = jobs.runs(job_id)
+        mark = run_mark(before.service_id, before.id)
+        until(lambda: len(find_tree({mark})) == 4)
+        process.kill()
+        process.wait()
+        launch()
+        until(lambda: jobs.runs(job_id)[0].status != "running")
+        after = jobs.runs(job_id)[0]
+        assert (after.id, after.status, after.reason) == (before.id, "lost", GONE)
+        assert after.finished_at is not None
+        assert find_tree({mark}) == set()
+        job = jobs.job(job_id)
+        assert (job.last_run_at, job.last_run_ok) == (before.started_at, False)
+        assert (settings.files / "home/admin/started").read_text() == "x\n"
+        assert len([run for run in jobs.runs(job_id) if run.scheduled_for == before.scheduled_for]) == 1
+
+    def test_before_the_process_was_written_down(
+        self, jobs: JobStore, launch: Launch, until: Until, tmp_path: Path
+    ) -> None:
+        job_id = jobs.add(enabled=False)
+        run_id = jobs.add_run(
+            job_id, utc_now(), "running", service_id="dead", node=node_name(), boot_id=boot_id(), started_at=utc_now()
+        )
+        mark = run_mark("dead", run_id)
+        started = start("sleep 300", folder=tmp_path, environment=environment("admin", tmp_path, mark))
+        launch()
+        assert started.popen.wait(30) == -signal.SIGTERM
+        until(lambda: jobs.runs(job_id)[0].status == "lost")
+        assert started.popen.stdout is not None
+        started.popen.stdout.close()
+
+    def test_a_missed_tick_runs_late_after_the_lost_run_was_seen_to(
+        self, jobs: JobStore, launch: Launch, until: Until
+    ) -> None:
+        job_id = jobs.add(next_run_at=utc_now() - 90 * SECOND)
+        jobs.add_run(job_id, utc_now() - 150 * SECOND, "running", service_id="dead", node=node_name())
+        launch()
+        until(lambda: len(jobs.runs(job_id)) == 3 and jobs.runs(job_id)[-1].status == "succeeded")
+        assert [run.status for run in jobs.runs(job_id)] == ["lost", "skipped", "succeeded"]
+        assert jobs.runs(job_id)[1].reason == "The scheduler was not running"
+
+
+class TestStop:
+    def test_a_command_that_ends_soon_may_end(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        process = launch()
+        job_id = jobs.add(next_run_at=soon(), cron_expr=YEARLY, command="sleep 1; echo done")
+        until(lambda: running(jobs, job_id))
+        stop(process)
+        [run] = jobs.runs(job_id)
+        assert (run.status, run.output) == ("succeeded", "done\n")
+
+    def test_one_that_does_not_is_ended_with_its_tree(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        process = launch()
+        job_id = jobs.add(
+            next_run_at=soon(),
+            cron_expr=YEARLY,
+            command="trap '' TERM; echo begun; setsid sleep 300 & while :; do sleep 1; done",
+        )
+        until(lambda: running(jobs, job_id))
+        assert stop(process) < 9
+        [run] = jobs.runs(job_id)
+        assert (run.status, run.exit_code, run.reason) == ("killed", 137, "The scheduler was stopped")
+        assert run.output.startswith("begun\n")
+        assert find_tree({run_mark(run.service_id, run.id)}) == set()
+        assert jobs.job(job_id).last_run_ok is False
+
+    def test_it_signs_off(self, jobs: JobStore, launch: Launch) -> None:
+        stop(launch())
+        with jobs.database.reading() as session:
+            assert not alive(session, "cron")
+
+    def test_its_supervisor_dies(self, jobs: JobStore, variables: dict[str, str], until: Until, tmp_path: Path) -> None:
+        parent_program = (
+            "import subprocess, sys, time; "
+            f"child = subprocess.Popen([sys.executable, '-c', {PROGRAM.format(supervised=True)!r}]); time.sleep(300)"
+        )
+        with (tmp_path / "log").open("wb") as log:
+            parent = subprocess.Popen([sys.executable, "-c", parent_program], env=variables, stdout=log, stderr=log)
+        until(lambda: schedulers(jobs.database))
+        parent.kill()
+        parent.wait()
+        until(lambda: not schedulers(jobs.database))
+
+
+class TestDatabaseTrouble:
+    def test_an_outcome_outlives_a_database_that_is_away(
+        self, jobs: JobStore, launch: Launch, until: Until, store: str, settings: Settings
+    ) -> None:
+        process = launch()
+        job_id = jobs.add(
+            next_run_at=soon(),
+            cron_expr=YEARLY,
+            command="while ! test -e go; do sleep 0.1; done; echo done; touch gone",
+        )
+        until(lambda: running(jobs, job_id))
+        home = settings.files / "home" / "admin"
+        with away(jobs.database, store):
+            (home / "go").touch()
+            until((home / "gone").exists)
+            time.sleep(2)  # nothing to wait for: it is away, and the scheduler knocks
+        until(lambda: ended(jobs, job_id))
+        [run] = jobs.runs(job_id)
+        assert (run.status, run.output) == ("succeeded", "done\n")
+        after = jobs.add(next_run_at=soon(), cron_expr=YEARLY)
+        until(lambda: ended(jobs, after))
+        assert process.poll() is None
+
+    def test_one_that_cannot_be_used_at_all(self, tmp_path: Path) -> None:
+        (tmp_path / "wsp.db").write_text("this is no database, and much longer than a header would be" * 10)
+        settings = load_settings(data_dir=tmp_path, timezone="UTC")
+        with pytest.raises(StartupError, match=r"^cron: the database cannot be used: file is not a database$"):
+            run_scheduler(settings)
+
+
+@contextmanager
+def away(database: Database, store: str) -> Iterator[None]:
+    """Nobody gets at the database for a while."""
+    if store == "sqlite":
+        with database.transaction(announce=False) as session:
+            session.execute(select(ServiceRow))  # BEGIN IMMEDIATE
+            yield
+        return
+    name = database.url.database
+    conninfo = database.url.set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+    database.close()
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false'.encode())
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+        try:
+            yield
+        finally:
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true'.encode())
