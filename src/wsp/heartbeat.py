@@ -15,8 +15,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from wsp.database import Base, Database, utc_now
 
-HEARTBEAT_SECONDS = 1.0
-STALE_SECONDS = 4.0  # a service that has not been heard for so long is dead; the contract allows 5
+HEARTBEAT_SECONDS = 2.0
+STALE_SECONDS = 4.5  # a service that has not been heard for so long is dead; the contract allows 5
 FORGET_SECONDS = 3600.0  # rows of processes that died without a word are removed after this
 
 Kind = Literal["api", "ftp", "cron"]
@@ -56,7 +56,7 @@ def node_name() -> str:
 
 
 class Heartbeat:
-    """Reports this process every second from a thread of its own, as long as `is_healthy` says so.
+    """Reports this process every HEARTBEAT_SECONDS from a thread of its own, as long as `is_healthy` says so.
 
     `on_orphaned` is called once when the process that started this one is gone: a service whose supervisor
     was killed must not stay behind as an orphan. Without it, nothing is watched (a service run alone).
