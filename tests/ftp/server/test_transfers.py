@@ -30,6 +30,7 @@ client.login(user, password)
 client.voidcmd("TYPE I")
 data = client.transfercmd("STOR " + name)
 data.sendall(sys.stdin.buffer.read(count))
+time.sleep(0.2)  # it stalls: at full speed, the ends of the two connections may be far apart
 print("sent", flush=True)
 time.sleep(60)
 """

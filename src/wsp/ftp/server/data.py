@@ -12,7 +12,7 @@ from OpenSSL import SSL
 from pyftpdlib.exceptions import _FileReadWriteError, _RetryError
 from pyftpdlib.handlers.ftp.data import DTPHandler
 from pyftpdlib.handlers.ftps.data import TLS_DTPHandler
-from pyftpdlib.ioloop import _ERRNOS_DISCONNECTED, _ERRNOS_RETRY
+from pyftpdlib.ioloop import _ERRNOS_DISCONNECTED, _ERRNOS_RETRY, timer
 
 from wsp.ftp.server.upload import Upload, failure_reply
 
@@ -23,9 +23,11 @@ DRAIN_BYTES = 256 * 2**20
 
 SLOW_PUBLISH_BYTES = 8 * 2**20  # an old file is replaced on a thread from here on
 
-MIN_GRACE_SECONDS = 0.0005
+MIN_GRACE_SECONDS = 0.02
 MAX_GRACE_SECONDS = 0.25
-GRACE_SHARE = 0.05
+GRACE_SHARE = 0.05  # of the time that the transfer took
+SILENCE_SECONDS = 0.05  # between the last data and the end of a data connection: unusual, when all is well
+ONE_PIECE_BYTES = 64 * 1024  # what clients write at once
 
 ABORTED = "426 The data connection broke off, the upload was not stored."
 FAILED = "451 The server failed in the middle of the transfer."
@@ -49,6 +51,7 @@ class DataChannel(DTPHandler):
     def __init__(self, sock: Any, cmd_channel: Any) -> None:
         self._broken = False
         self._publishing = False
+        self._last_chunk_at = timer()
         self._told_whole = False  # by TLS's own farewell
         self._draining = 0
         # The transfer belongs to who began it, whoever logs in on the control channel meanwhile.
@@ -83,6 +86,7 @@ class DataChannel(DTPHandler):
                 self.close()
             return
         self.tot_bytes_received += len(chunk)
+        self._last_chunk_at = timer()
         try:
             self.file_obj.write(self._data_wrapper(bytes(chunk)) if self._data_wrapper is not None else chunk)
         except OSError as error:
@@ -136,10 +140,17 @@ class DataChannel(DTPHandler):
         """Is the upload whole? A client that was killed closes its data connection as one that has finished does.
 
         In clear text only the control connection tells them apart, and its end may arrive a little later than that
-        of the data connection. So there is a pause, in proportion to the transfer: small files do not wait at all.
+        of the data connection. So there is a pause, in proportion to the transfer, and the longest one when the end
+        did not come right after the data. What a client sends in one piece does not wait.
         """
-        grace = min(MAX_GRACE_SECONDS, self.get_elapsed_time() * GRACE_SHARE)
-        if self._broken or self._told_whole or grace < MIN_GRACE_SECONDS:
+        silence = timer() - self._last_chunk_at
+        if silence > SILENCE_SECONDS:
+            grace = MAX_GRACE_SECONDS
+        elif self.tot_bytes_received > ONE_PIECE_BYTES:
+            grace = min(MAX_GRACE_SECONDS, max(MIN_GRACE_SECONDS, self.get_elapsed_time() * GRACE_SHARE))
+        else:
+            grace = 0.0
+        if self._broken or self._told_whole or not grace:
             self._conclude()
         else:
             self.del_channel()

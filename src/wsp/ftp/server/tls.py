@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
@@ -26,6 +26,7 @@ KEY_MODE = 0o600
 FOLDER_MODE = 0o700
 MAX_COMMON_NAME = 64  # RFC 5280, ub-common-name
 _ANY = ("0.0.0.0", "::")  # noqa: S104 - compared, not listened on
+_KEYS = (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)
 _SESSION_CONTEXT = b"wsp-ftp"
 
 
@@ -63,11 +64,12 @@ def _context(certificate: Path, key: Path) -> SSL.Context:
     except SSL.Error:
         raise StartupError(f"WSP_FTP_TLS_CERT: {certificate} holds no PEM certificate") from None
     try:
-        # A key with a passphrase must not stop the start with a question on the terminal.
-        context.set_passwd_cb(lambda *_: b"")
-        context.use_privatekey_file(os.fspath(key))
+        private = serialization.load_pem_private_key(key.read_bytes(), password=None)
+        if not isinstance(private, _KEYS):
+            raise TypeError("a key of a kind that TLS does not use")
+        context.use_privatekey(private)
         context.check_privatekey()
-    except SSL.Error:
+    except (SSL.Error, ValueError, TypeError):
         raise StartupError(
             f"WSP_FTP_TLS_KEY: {key} holds no PEM private key without passphrase that belongs to the certificate"
         ) from None
