@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import Path, Request, Response
 from pydantic import AfterValidator
 
-from wsp.auth.dependencies import Caller, scoped
+from wsp.auth.dependencies import caller
+from wsp.auth.service import Principal
 from wsp.ftp import anonymous, service
 from wsp.ftp.schemas import (
     AccountChange,
@@ -27,8 +28,9 @@ from wsp.rest.lists import LIST_HEADERS, PageQuery, describe_page
 from wsp.rest.routing import Router
 from wsp.rest.session import Reader, Writer, Zone
 
-router = Router(prefix="/ftp", tags=["FTP accounts"], dependencies=[scoped("ftp")], responses=failures())
+router = Router(prefix="/ftp", tags=["FTP accounts"], responses=failures())
 
+Caller = Annotated[Principal, caller("ftp")]
 AccountId = Annotated[
     str,
     Path(description="The full user name, `<owner>_<name>`", examples=["admin_deploy"]),

@@ -13,19 +13,8 @@ from wsp.homes import home_dir
 from wsp.owners import require_owner
 from wsp.paging import Page, fetch_rows, matching
 
-# What a list shows. Rows cost half of what objects cost, and a list is what dashboards ask for all day.
-_SHOWN = select(
-    FtpAccount.username,
-    FtpAccount.owner,
-    FtpAccount.home_dir,
-    FtpAccount.quota_mb,
-    FtpAccount.read_only,
-    FtpAccount.enabled,
-    FtpAccount.created_at,
-    FtpAccount.updated_at,
-    FtpAccount.domain,
-    FtpAccount.allowed_ips,
-)
+# What a list shows: plain rows, which cost half of what objects cost. Dashboards ask for lists all day.
+_SHOWN = select(*(column for column in FtpAccount.__table__.columns if column.name not in ("id", "password_hash")))
 
 
 def create_account(

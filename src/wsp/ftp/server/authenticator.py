@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from wsp.database import Database
 from wsp.ftp.logins import Login, find_anonymous, find_login, replace_password_hash
 from wsp.ftp.server.jail import Jail, open_home
+from wsp.ftp.server.verified import VerifiedPasswords
 from wsp.homes import make_home
 from wsp.passwords import verify_password
 
@@ -50,9 +51,10 @@ class Authenticator:
     def __init__(self, database: Database, files_root: Path) -> None:
         self._database = database
         self._files_root = files_root
+        self._verified = VerifiedPasswords()
 
     def check(self, username: str, password: str, address: str) -> Granted | Refused:
-        """The verdict on one attempt. Takes as long as a password hash does, whether the account exists or not."""
+        """The verdict on one attempt. A refusal takes as long as a password hash, whether the account exists or not."""
         domain = anonymous_domain(username)
         try:
             verdict = (
@@ -74,7 +76,10 @@ class Authenticator:
         with self._database.reading() as session:
             login = find_login(session, username)
         # The session is over: a connection is not held while the password is being hashed.
-        matches, better = _verify(password, login.password_hash if login is not None else None)
+        if login is not None and self._verified.knows(username, password, login.password_hash):
+            matches, better = True, None
+        else:
+            matches, better = _verify(password, login.password_hash if login is not None else None)
         if login is None:
             return Refused(WRONG, "unknown user")
         if not matches:
@@ -85,6 +90,7 @@ class Authenticator:
             return Refused(WRONG, "address")
         if better is not None:
             self._store_better(login, better)
+        self._verified.remember(username, password, login.password_hash)
         return login
 
     def _check_anonymous(self, domain: str) -> Login | Refused:

@@ -119,8 +119,9 @@ class JailedFilesystem(AbstractedFS):
             raise FilesystemError("Setuid and setgid are not allowed")
         self._jail.chmod(path, mode)
 
-    def utime(self, path: str, timeval: float) -> None:
-        self._jail.utime(path, timeval)
+    def set_file_time(self, path: str, seconds: float) -> None:
+        """Set both times of a file, in seconds since 1970, UTC. Raises OSError, FilesystemError."""
+        self._jail.utime(path, seconds)
 
     # Looking
 

@@ -5,12 +5,14 @@ session waits without holding up the loop.
 """
 
 import logging
+import re
 import secrets
 import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from OpenSSL import SSL
@@ -29,6 +31,7 @@ UNREAD_REPLIES = 1000  # a client that sends on without reading is cut off
 FAILED_LOGIN_SECONDS = 1.0  # what a wrong password costs the client
 INLINE_COPY_BYTES = 2**20  # what is copied on the loop; more goes to a thread
 
+_MFMT_TIME = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)", re.ASCII)
 TRANSFERS = ("APPE", "LIST", "MLSD", "NLST", "RETR", "STOR", "STOU")
 BUSY = "421 Too many logins are waiting to be checked, try again shortly."
 GOING_DOWN = "421 The server is shutting down."
@@ -360,6 +363,23 @@ class Session(TLS_FTPHandler):
         else:
             self.respond(f'250 "{self._files.cwd}" is the current directory.')
 
+    def ftp_MFMT(self, path: str, timeval: str) -> None:
+        """Set a file's time, in UTC (draft-somers-ftp-mfxx). Mirroring clients send it after every upload."""
+        match = _MFMT_TIME.fullmatch(timeval)
+        try:
+            if match is None:
+                raise ValueError
+            seconds = datetime(*(int(part) for part in match.groups()), tzinfo=UTC).timestamp()  # type: ignore[misc,arg-type]
+        except ValueError:
+            self.respond("501 The time has to be YYYYMMDDHHMMSS.")
+            return
+        try:
+            self._files.set_file_time(path, seconds)
+        except (OSError, FilesystemError) as error:
+            self.respond(f"550 {_sentence(error)}.")
+        else:
+            self.respond(f"213 Modify={timeval}; {path}")
+
     def ftp_SIZE(self, path: str) -> None:
         if self._current_type == "i":
             left = self._files.resumable_size(path)
@@ -450,7 +470,7 @@ class Session(TLS_FTPHandler):
         )
 
 
-def _sentence(error: OSError) -> str:
+def _sentence(error: OSError | FilesystemError) -> str:
     return error.args[1] if len(error.args) > 1 else str(error)
 
 
