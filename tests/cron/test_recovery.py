@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,13 @@ NOON = datetime(2026, 5, 18, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 
-def service(jobs: JobStore, name: str, heard: datetime, node: str | None = None) -> None:
+NO_PROCESS = 2**22 + 1  # above the kernel's highest
+
+
+def service(jobs: JobStore, name: str, heard: datetime, node: str | None = None, pid: int = NO_PROCESS) -> None:
     with jobs.database.transaction() as session:
         session.add(
-            ServiceRow(id=name, node=node or node_name(), kind="cron", pid=1, started_at=NOON, heartbeat_at=heard)
+            ServiceRow(id=name, node=node or node_name(), kind="cron", pid=pid, started_at=NOON, heartbeat_at=heard)
         )
 
 
@@ -50,6 +54,17 @@ class TestFindOrphans:
         [orphan] = orphans(jobs, NOON + 5 * SECOND)
         assert orphan.run.run_id == run_id
         assert (orphan.process, orphan.boot_id, orphan.mark) == (Process(4711, 99), "boot", f"other-{run_id}")
+
+    def test_of_one_whose_process_is_there_it_only_cannot_report(self, jobs: JobStore) -> None:
+        service(jobs, "other", NOON, pid=os.getppid())
+        run_id = running(jobs, "other")
+        assert orphans(jobs, NOON + 29 * SECOND) == []
+        assert ids(orphans(jobs, NOON + 31 * SECOND)) == [run_id]
+
+    def test_of_one_that_had_the_pid_of_this_one(self, jobs: JobStore) -> None:
+        service(jobs, "other", NOON, pid=os.getpid())
+        run_id = running(jobs, "other")
+        assert ids(orphans(jobs, NOON + 5 * SECOND)) == [run_id]
 
     def test_of_one_that_has_left_no_trace(self, jobs: JobStore) -> None:
         run_id = running(jobs, "gone")

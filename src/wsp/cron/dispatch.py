@@ -71,6 +71,7 @@ class Dispatcher:
         self._announce = announce
         self._on_free = on_free
         self._active: dict[int, _Active] = {}
+        self._stopping = False
         self._store = Offload(database, "cron-store", STORE_THREADS)
         self._starter = Offload(database, "cron-start", START_THREADS)
 
@@ -89,15 +90,19 @@ class Dispatcher:
         task = asyncio.create_task(self._run(run), name=f"run-{run.run_id}")
         self._active[run.run_id] = _Active(run, task)
 
+    def start_no_more(self) -> None:
+        """From now on, a run that is submitted is recorded as killed instead of being started."""
+        self._stopping = True
+
     async def stop(self, *, patience: float, grace: float, write_within: float) -> None:
         """Let commands go on for `patience` seconds, then end their trees: SIGTERM, SIGKILL after `grace` seconds.
 
         What came of them is written, for which there are `write_within` seconds more: with a database that is away,
         the next scheduler finds the rows and marks them lost.
         """
-        tasks = {active.task for active in self._active.values()}
-        if tasks:
-            _, tasks = await asyncio.wait(tasks, timeout=patience)
+        deadline = time.monotonic() + patience
+        while (tasks := {active.task for active in self._active.values()}) and time.monotonic() < deadline:
+            await asyncio.wait(tasks, timeout=deadline - time.monotonic())
         if tasks:
             running = list(self._active.values())
             logger.info("ending %s commands: the scheduler stops", len(running))
@@ -135,6 +140,8 @@ class Dispatcher:
     async def _execute(self, run: PlannedRun) -> Result:
         """Run the command. Everything that can go wrong with it is a result."""
         active = self._active[run.run_id]
+        if self._stopping:  # planned just before
+            return Result(status="killed", started_at=None, finished_at=utc_now(), reason=STOPPED)
         started_at, clock = utc_now(), time.monotonic()
         try:
             active.command = await self._starter.call(lambda: self._start(run))

@@ -1,5 +1,6 @@
 """Runs whose scheduler died: nothing stays `running` for ever, and nothing of a lost command goes on unseen."""
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -9,12 +10,15 @@ from sqlalchemy.orm import Session
 
 from wsp.cron.models import CronJob, JobRun
 from wsp.cron.planner import PlannedRun
-from wsp.cron.processes import Process, boot_id, end_tree
+from wsp.cron.processes import Process, boot_id, end_tree, start_time
 from wsp.cron.records import Result
 from wsp.heartbeat import STALE_SECONDS, ServiceRow, node_name
 
 # A machine that cannot reach the database looks dead from here while its commands go on: it gets more time.
 OTHER_NODE_STALE_SECONDS = 60.0
+
+# So does a scheduler of this machine whose reports the database does not take, as long as its process is there.
+LIVING_PROCESS_STALE_SECONDS = 30.0
 
 SUSPECT_SECONDS = 2.0
 
@@ -53,19 +57,27 @@ def find_orphans(session: Session, now: datetime, *, service_id: str, active: Co
     ).all()
     if all(run.service_id == service_id and run.id in active for run, _ in rows):
         return []
-    reports = select(ServiceRow.id, ServiceRow.heartbeat_at).where(ServiceRow.kind == "cron")
-    heard = {report.id: report.heartbeat_at for report in session.execute(reports)}
+    services = {service.id: service for service in session.scalars(select(ServiceRow).where(ServiceRow.kind == "cron"))}
 
     def is_orphan(row: JobRun) -> bool:
         if row.service_id == service_id:
             return row.id not in active
-        patience = STALE_SECONDS if row.node == node_name() else OTHER_NODE_STALE_SECONDS
-        last_heard = heard.get(row.service_id)
-        if last_heard is None and row.node != node_name():
-            last_heard = row.started_at  # its report was forgotten, or it signed off: be patient all the same
-        return last_heard is None or now - last_heard > timedelta(seconds=patience)
+        service = services.get(row.service_id)
+        if service is None and row.node == node_name():
+            return True
+        # A report that was forgotten, or signed off, on another machine: be patient all the same.
+        heard = service.heartbeat_at if service else row.started_at
+        return heard is None or now - heard > timedelta(seconds=_patience(row, service))
 
     return [_orphan(run, job) for run, job in rows if is_orphan(run)]
+
+
+def _patience(row: JobRun, service: ServiceRow | None) -> float:
+    if row.node != node_name():
+        return OTHER_NODE_STALE_SECONDS
+    # In a container that was started again, the pid of the dead may well be the own one.
+    lives = service is not None and service.pid != os.getpid() and start_time(service.pid) is not None
+    return LIVING_PROCESS_STALE_SECONDS if lives else STALE_SECONDS
 
 
 def _orphan(row: JobRun, job: CronJob) -> Orphan:

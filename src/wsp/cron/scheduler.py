@@ -76,15 +76,21 @@ class Scheduler:
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         recovering = asyncio.create_task(self._caretaker.keep_looking(), name="recover")
-        await self._keep_planning()
+        planning = asyncio.create_task(self._keep_planning(), name="plan")
+        await self._stopping.wait()
         for task in (starting, recovering):
             task.cancel()
+        self._dispatcher.start_no_more()
+        deadline = time.monotonic() + STOP_PATIENCE_SECONDS
+        # What is just being planned gets its end written as well.
+        await asyncio.wait({planning}, timeout=STOP_PATIENCE_SECONDS)
         await self._dispatcher.stop(
-            patience=STOP_PATIENCE_SECONDS, grace=STOP_GRACE_SECONDS, write_within=STOP_WRITE_SECONDS
+            patience=max(0.0, deadline - time.monotonic()), grace=STOP_GRACE_SECONDS, write_within=STOP_WRITE_SECONDS
         )
         await self._mailer.stop(STOP_MAIL_SECONDS)
-        turning.cancel()
-        await asyncio.gather(turning, starting, recovering, stopping, return_exceptions=True)
+        for task in (turning, planning):
+            task.cancel()
+        await asyncio.gather(turning, planning, starting, recovering, stopping, return_exceptions=True)
         self._planning.close()
         self._recovering.close()
 
