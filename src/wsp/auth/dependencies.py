@@ -4,31 +4,61 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
+from fastapi.security.base import SecurityBase
 
 from wsp.auth.keyring import Keyring
 from wsp.auth.service import Principal, address_allowed
 from wsp.database import utc_now
 from wsp.errors import Forbidden, Unauthorized
 
-_bearer = HTTPBearer(
-    auto_error=False,
-    scheme_name="ApiKey",
-    bearerFormat="wsp_ and 48 lower-case hex digits",
-    description="An API key: `Authorization: Bearer wsp_…`",
-)
+EVERY_AREA = ""
 
 
-async def authenticate(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Principal:
-    """The principal of the request's API key. Raises Unauthorized, or Forbidden for a foreign address."""
-    if credentials is None:
-        if "authorization" in request.headers:
-            raise Unauthorized
+class KeyFor(SecurityBase):
+    """A dependency that gives the principal of the request's API key, which must be made for an area.
+
+    One dependency, not a chain of them: it runs with every request. A `SecurityBase` is also what OpenAPI shows.
+    """
+
+    def __init__(self, area: str) -> None:
+        self.area = area
+        self.scheme_name = "ApiKey"
+        self.model = HTTPBearerModel(
+            bearerFormat="wsp_ and 48 lower-case hex digits",
+            description="An API key: `Authorization: Bearer wsp_…`",
+        )
+
+    async def __call__(self, request: Request) -> Principal:
+        """Raises Unauthorized, or Forbidden for a foreign address or an area that the key is not made for."""
+        principal = await _authenticate(request)
+        if self.area and not principal.may(self.area, reading=request.method == "GET"):
+            raise not_scoped(self.area)
+        return principal
+
+
+def not_scoped(area: str) -> Forbidden:
+    """The answer to a key that is not made for an area."""
+    return Forbidden(f"API key is not scoped for '{area}'")
+
+
+def caller(area: str) -> Any:
+    """`Annotated[Principal, caller("ftp")]`: the parameter of an endpoint."""
+    return Depends(KeyFor(area))
+
+
+Caller = Annotated[Principal, caller(EVERY_AREA)]
+
+
+async def _authenticate(request: Request) -> Principal:
+    header = request.headers.get("authorization")
+    if header is None:
         raise Unauthorized("Missing authorization")
+    scheme, _, secret = header.partition(" ")
+    if scheme.lower() != "bearer" or not secret:
+        raise Unauthorized
     keyring: Keyring = request.app.state.keyring
-    secret, now = credentials.credentials, utc_now()
+    now = utc_now()
     principal = keyring.remembered(secret, now)
     if principal is None:
         principal = await run_in_threadpool(keyring.look_up, secret, now)
@@ -37,16 +67,3 @@ async def authenticate(
         raise Forbidden("API key is not allowed from this address")
     request.state.key_id, request.state.key_secret = principal.key_id, secret
     return principal
-
-
-Caller = Annotated[Principal, Depends(authenticate)]
-
-
-def scoped(area: str) -> Any:
-    """A dependency for a router: the key must be made for this area."""
-
-    async def check(request: Request, caller: Caller) -> None:
-        if not caller.may(area, reading=request.method == "GET"):
-            raise Forbidden(f"API key is not scoped for '{area}'")
-
-    return Depends(check)

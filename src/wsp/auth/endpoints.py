@@ -7,11 +7,11 @@ from pydantic import AfterValidator
 from sqlalchemy.orm import Session
 
 from wsp.auth import service
-from wsp.auth.dependencies import Caller, scoped
+from wsp.auth.dependencies import Caller, caller, not_scoped
 from wsp.auth.models import User
 from wsp.auth.schemas import KeyIssued, KeyList, KeyOut, KeyRequest, Me
 from wsp.auth.service import Principal
-from wsp.errors import Forbidden, NotFound
+from wsp.errors import NotFound
 from wsp.rest.answers import Message, failures
 from wsp.rest.fields import one_line
 from wsp.rest.lists import LIST_HEADERS, ShortPageQuery, describe_page
@@ -23,6 +23,7 @@ KEYS_AREA = "users"
 auth_router = Router(prefix="/auth", tags=["Authentication"], responses=failures())
 keys_router = Router(prefix="/users/{username}/api-keys", tags=["API keys"], responses=failures(404))
 
+KeysCaller = Annotated[Principal, caller(KEYS_AREA)]
 Username = Annotated[str, Path(description="Whose keys", examples=["admin"]), AfterValidator(one_line)]
 KeyId = Annotated[str, Path(description="The key's id", examples=["e24ff6f1754c2d9a"]), AfterValidator(one_line)]
 
@@ -39,7 +40,7 @@ async def me(caller: Caller, zone: Zone) -> Me:
 def create_key(username: Username, body: KeyRequest, caller: Caller, session: Writer, zone: Zone) -> KeyIssued:
     """Admins for anyone, users for themselves; never with more than the calling key has."""
     if not {"all", "ftp", "cron"}.intersection(caller.permissions):
-        raise Forbidden(f"API key is not scoped for '{KEYS_AREA}'")
+        raise not_scoped(KEYS_AREA)
     user = _visible_user(session, caller, username)
     service.check_delegation(
         caller, permissions=body.permissions, ip_whitelist=body.ip_whitelist, expires_in=body.expires_in
@@ -64,12 +65,11 @@ def create_key(username: Username, body: KeyRequest, caller: Caller, session: Wr
     "/",
     operation_id="listApiKeys",
     summary="List API keys",
-    dependencies=[scoped(KEYS_AREA)],
     responses={200: {"headers": LIST_HEADERS}},
 )
 def list_keys(
     username: Username,
-    caller: Caller,
+    caller: KeysCaller,
     session: Reader,
     zone: Zone,
     page: ShortPageQuery,
@@ -82,8 +82,8 @@ def list_keys(
     return KeyList(keys=[KeyOut.of(key, zone) for key in keys], total=total)
 
 
-@keys_router.delete("/{id}", operation_id="revokeApiKey", summary="Revoke an API key", dependencies=[scoped(KEYS_AREA)])
-def revoke_key(username: Username, id: KeyId, caller: Caller, session: Writer) -> Message:
+@keys_router.delete("/{id}", operation_id="revokeApiKey", summary="Revoke an API key")
+def revoke_key(username: Username, id: KeyId, caller: KeysCaller, session: Writer) -> Message:
     """The key stops working with the next request."""
     service.revoke_key(session, _visible_user(session, caller, username), id)
     return Message(message="API key revoked successfully")

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import Path, Request, Response
 
-from wsp.auth.dependencies import Caller, scoped
+from wsp.auth.dependencies import caller
+from wsp.auth.service import Principal
 from wsp.cron import service
 from wsp.cron.schemas import JobChange, JobCreate, JobOut, RunOut
 from wsp.heartbeat import alive
@@ -13,8 +14,9 @@ from wsp.rest.lists import LIST_HEADERS, PageQuery, ShortPageQuery, describe_pag
 from wsp.rest.routing import Router
 from wsp.rest.session import Reader, Writer, Zone
 
-router = Router(prefix="/cronjobs", tags=["Cron jobs"], dependencies=[scoped("cron")], responses=failures())
+router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
 
+Caller = Annotated[Principal, caller("cron")]
 JobId = Annotated[int, Path(description="The job's id", examples=[5])]
 
 
