@@ -12,7 +12,7 @@ from sqlalchemy.engine.interfaces import ReflectedIndex
 from wsp import schema, tables
 from wsp.database import Database
 from wsp.errors import StartupError
-from wsp.preflight import check_schema, migrate
+from wsp.preparation import check_schema, migrate
 
 
 def _context(connection: Connection) -> MigrationContext:

@@ -7,21 +7,20 @@ from rich.console import Console
 from rich.text import Text
 
 from wsp import __version__
-from wsp.firststart import ADMIN, TOKEN_FILE
-from wsp.settings import Settings
+from wsp.settings import ADMIN, TOKEN_FILE, Settings
 
-ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not listened on
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def print_banner(console: Console, settings: Settings, new_key: str | None) -> None:
     """Print the banner. `new_key` is the key made by this start, None on every later one."""
-    api = f"http://{_reachable(settings.http_host)}:{settings.http_port}"
+    api = f"http://{_in_a_url(settings.http_host)}:{settings.http_port}"
     token_file = settings.data_dir.absolute() / TOKEN_FILE
     lines = [
         ("API", f"{api}/api/v1"),
         ("Docs", f"{api}/docs"),
-        ("FTP", f"ftp://{_reachable(settings.ftp_host)}:{settings.ftp_port}"),
+        ("FTP", f"ftp://{_in_a_url(settings.ftp_host)}:{settings.ftp_port}"),
         ("Files", str(settings.files)),
         ("Key", _where_the_key_is(token_file, new_key)),
         ("Try", _first_call(api, token_file, new_key)),
@@ -48,11 +47,14 @@ def _say(console: Console, text: Text) -> None:
     console.print(text, soft_wrap=True, highlight=False)
 
 
-def _reachable(host: str) -> str:
-    """An address this machine can call when the server listens on `host`."""
-    if host in ANY_ADDRESS:
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
+def own_address(host: str) -> str:
+    """An address by which this machine can call itself when the server listens on `host`."""
+    return ANY_ADDRESS.get(host, host)
+
+
+def _in_a_url(host: str) -> str:
+    address = own_address(host)
+    return f"[{address}]" if ":" in address else address
 
 
 def _where_the_key_is(token_file: Path, new_key: str | None) -> str:

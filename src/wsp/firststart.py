@@ -6,9 +6,8 @@ from pathlib import Path
 from wsp.auth.service import create_user, issue_key, list_users
 from wsp.database import Database
 from wsp.errors import Conflict
+from wsp.settings import ADMIN, TOKEN_FILE
 
-ADMIN = "admin"
-TOKEN_FILE = "admin-token"  # noqa: S105 - the name of a file
 KEY_NAME = "First start"
 
 

@@ -103,9 +103,7 @@ class Heartbeat:
             logger.warning("could not sign off, others will notice in %s s: %s", STALE_SECONDS, error)
 
     def _run(self) -> None:
-        next_beat = time.monotonic() + HEARTBEAT_SECONDS
-        while not self._stop.wait(max(0.0, next_beat - time.monotonic())):
-            next_beat = time.monotonic() + HEARTBEAT_SECONDS
+        while not self._stop.wait(_until_next_beat()):
             if self._on_orphaned is not None and os.getppid() != self._parent:
                 logger.error("the supervisor is gone, stopping")
                 self._on_orphaned()
@@ -119,3 +117,12 @@ class Heartbeat:
                 session.execute(update(ServiceRow).where(ServiceRow.id == self.id).values(heartbeat_at=utc_now()))
         except SQLAlchemyError as error:
             logger.warning("heartbeat not written: %s", error)
+
+
+def _until_next_beat() -> float:
+    """Seconds until the next beat. Every process beats at the same moments of the clock.
+
+    On SQLite each commit wakes whoever follows the change feed; beats that come together wake them once.
+    """
+    left = HEARTBEAT_SECONDS - time.time() % HEARTBEAT_SECONDS
+    return left if left > HEARTBEAT_SECONDS / 10 else left + HEARTBEAT_SECONDS

@@ -1,4 +1,4 @@
-"""What must hold before the server starts: its data folder is its own, its ports are free, its schema is current."""
+"""What must hold before the server starts: its data folder is its own, its ports are free."""
 
 import errno
 import fcntl
@@ -9,10 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from wsp import schema
-from wsp.database import Database
 from wsp.errors import StartupError
 from wsp.settings import Settings
 
@@ -30,6 +26,16 @@ def make_data_dir(data_dir: Path) -> None:
             data_dir.mkdir(mode=DATA_DIR_MODE)
     except OSError as error:
         raise _unusable(data_dir, error) from None
+
+
+def make_files_root(settings: Settings) -> None:
+    """Make the folder that homes are made in. Raises StartupError."""
+    try:
+        settings.files.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(
+            f"WSP_FILES_ROOT: cannot make {settings.files} ({error.strerror}); a folder that can be written is allowed"
+        ) from None
 
 
 def _unusable(data_dir: Path, error: OSError) -> StartupError:
@@ -110,37 +116,3 @@ def _cannot_listen(area: str, host: str, port: int) -> str | None:
                 return f"Port {port} needs more rights than we have; choose one above 1023 with WSP_{area}_PORT"
             return f"WSP_{area}_HOST: cannot listen on {host} ({error.strerror})"
     return None
-
-
-def migrate(database: Database) -> str | None:
-    """Bring the schema up to date. Returns the revision it was at before, None for an empty store.
-
-    Raises StartupError when the store is out of reach, or newer than this version.
-    """
-    try:
-        current = schema.current(database)
-        if current != schema.head():
-            if current is not None and not schema.knows(current):
-                raise StartupError(
-                    f"The database is at schema {current}, which this version of wsp does not know; "
-                    "install the version that made it"
-                )
-            schema.upgrade(database)
-        return current
-    except SQLAlchemyError as error:
-        raise _unreachable(error) from None
-
-
-def check_schema(database: Database) -> None:
-    """Raise StartupError unless the schema is the one of this version."""
-    try:
-        current = schema.current(database)
-    except SQLAlchemyError as error:
-        raise _unreachable(error) from None
-    if current != schema.head():
-        raise StartupError("The database schema is not the one of this version; run: wsp db upgrade")
-
-
-def _unreachable(error: SQLAlchemyError) -> StartupError:
-    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-    return StartupError(f"WSP_DATABASE_URL: cannot use the database: {reason}")

@@ -1,25 +1,23 @@
 """`wsp serve`: the checks before the start, the first start, and all services as child processes."""
 
+import http.client
+import json
 import logging
+import os
+import socket
 import threading
-import urllib.error
-import urllib.request
-from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
-from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
-from wsp.banner import print_banner
-from wsp.database import Database
+from wsp.banner import own_address, print_banner
 from wsp.errors import StartupError
-from wsp.firststart import make_admin
-from wsp.heartbeat import ServiceRow, node_name
-from wsp.preflight import check_ports, data_dir_held, migrate
+from wsp.preflight import check_ports, data_dir_held, make_files_root
 from wsp.settings import Settings
-from wsp.supervisor import Child, Supervisor, wsp_command
+from wsp.supervisor import Child, Supervisor, end_with_parent, wsp_command
 
-READY_POLL_SECONDS = 0.05
+READY_POLL_SECONDS = 0.1
+ANSWER_SECONDS = 2.0
 SLOW_START_SECONDS = 30.0
 
 logger = logging.getLogger(__name__)
@@ -29,15 +27,8 @@ def serve(settings: Settings) -> int:
     """Run the whole server until it is told to stop. Returns the exit code. Raises StartupError."""
     with data_dir_held(settings.data_dir) as after_crash:
         check_ports(settings, after_crash=after_crash)
-        database = Database(settings.database)
-        try:
-            migrate(database)
-            new_key = _first_start(database, settings.data_dir)
-            settings.files.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StartupError(f"Cannot write {error.filename}: {error.strerror}") from None
-        finally:
-            database.close()
+        new_key = _prepare_apart(settings)
+        make_files_root(settings)
         supervisor = Supervisor([Child("api", wsp_command("api")), *ftp_children(settings), _cron()])
         announcer = _Announcer(supervisor, settings, new_key)
         code = supervisor.run(on_started=announcer.start)
@@ -59,11 +50,46 @@ def _cron() -> Child:
     return Child("cron", wsp_command("cron"))
 
 
-def _first_start(database: Database, data_dir: Path) -> str | None:
+def _prepare_apart(settings: Settings) -> str | None:
+    """Prepare the database in a process that ends with it. Returns the admin's new key, if one was made.
+
+    The supervisor lives as long as the server and needs nothing of what migrations load (20 MB). It is safe to fork:
+    nothing here has started a thread or opened a connection yet. Raises StartupError.
+    """
+    parent = os.getpid()
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        os.close(reading)
+        _prepare_and_exit(settings, writing, parent)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    if not said:
+        raise StartupError("The database could not be prepared; the log says why")
+    outcome = json.loads(said)
+    if "error" in outcome:
+        raise StartupError(outcome["error"])
+    key: str | None = outcome["new_key"]
+    return key
+
+
+def _prepare_and_exit(settings: Settings, writing: int, parent: int) -> NoReturn:
+    code = 1
     try:
-        return make_admin(database, data_dir)
-    except SQLAlchemyError as error:
-        raise StartupError(f"WSP_DATABASE_URL: cannot write to the database: {error}") from None
+        end_with_parent(parent)
+        from wsp.preparation import prepare  # what the supervisor is not to carry
+
+        try:
+            outcome = {"new_key": prepare(settings)}
+        except StartupError as error:
+            outcome = {"error": error.sentence}
+        os.write(writing, json.dumps(outcome).encode())
+        code = 0
+    except Exception:
+        logger.critical("preparing the database failed", exc_info=True)
+    finally:
+        os._exit(code)  # without the parent's own end-of-process work
 
 
 class _Announcer:
@@ -85,37 +111,34 @@ class _Announcer:
             self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
-        database = Database(self._settings.database)
-        try:
-            waited = 0.0
-            while not (self._all_report(database) and self._http_answers()):
-                if self._stop.wait(READY_POLL_SECONDS):
-                    return
-                waited += READY_POLL_SECONDS
-                if SLOW_START_SECONDS <= waited < SLOW_START_SECONDS + READY_POLL_SECONDS:
-                    logger.warning("not everything is up after %g s, still waiting", SLOW_START_SECONDS)
-        finally:
-            database.close()
+        waited = 0.0
+        while not (self._ftp_answers() and self._api_says_ready()):
+            if self._stop.wait(READY_POLL_SECONDS):
+                return
+            waited += READY_POLL_SECONDS
+            if SLOW_START_SECONDS <= waited < SLOW_START_SECONDS + READY_POLL_SECONDS:
+                logger.warning("not everything is up after %g s, still waiting", SLOW_START_SECONDS)
         self._supervisor.ready.set()
         print_banner(Console(), self._settings, self._new_key)
 
-    def _all_report(self, database: Database) -> bool:
-        pids = self._supervisor.pids
-        query = select(ServiceRow.pid).where(ServiceRow.node == node_name())
+    def _ftp_answers(self) -> bool:
         try:
-            with database.reading() as session:
-                reporting = set(session.scalars(query))
-        except SQLAlchemyError:
+            with socket.create_connection(
+                (own_address(self._settings.ftp_host), self._settings.ftp_port), timeout=ANSWER_SECONDS
+            ) as client:
+                return client.recv(3) == b"220"
+        except OSError:
             return False
-        return len(pids) == len(self._supervisor.children) and pids <= reporting
 
-    def _http_answers(self) -> bool:
-        host = self._settings.http_host
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - translated, not listened on
-        url = f"http://{f'[{host}]' if ':' in host else host}:{self._settings.http_port}/healthz"
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # our own machine: no proxy in between
+    def _api_says_ready(self) -> bool:
+        """Does `/readyz` say that every service has reported itself?"""
+        connection = http.client.HTTPConnection(
+            own_address(self._settings.http_host), self._settings.http_port, timeout=ANSWER_SECONDS
+        )
         try:
-            with opener.open(url, timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError):
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
             return False
+        finally:
+            connection.close()

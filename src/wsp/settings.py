@@ -29,6 +29,9 @@ FILE_SUFFIX = "_FILE"
 ENV_FILE = ".env"
 MEBIBYTE = 2**20
 
+ADMIN = "admin"  # the user that the first start makes
+TOKEN_FILE = "admin-token"  # noqa: S105 - the name of the file in the data folder that their key is in
+
 
 def _port_range(value: object) -> object:
     if not isinstance(value, str):

@@ -1,13 +1,15 @@
 """The command line: `wsp`. Every error is one line on standard error, and an exit code that is not 0."""
 
+import importlib
 import sys
+from functools import cache
 from typing import Annotated
 
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from wsp import __version__
-from wsp.cli import config, db, openapi, services, tokens, users
+from wsp.cli import services
 from wsp.errors import StartupError, WspError
 from wsp.supervisor import CANNOT_START
 
@@ -27,11 +29,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 services.add_to(app)
-config.add_to(app)
-openapi.add_to(app)
-app.add_typer(tokens.app)
-app.add_typer(users.app)
-app.add_typer(db.app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,6 +53,8 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line. Returns the exit code; what went wrong is on standard error, in one line."""
+    if arguments[:1] not in services.NAMES:
+        _add_the_other_commands()
     try:
         outcome = app(arguments, prog_name="wsp", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
@@ -73,6 +72,13 @@ def run(arguments: list[str]) -> int:
         return FAILED
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+
+
+@cache
+def _add_the_other_commands() -> None:
+    """Add what is no server. A server runs for months, three times over, and carries nothing that it does not use."""
+    administration = importlib.import_module("wsp.cli.administration")
+    administration.add_to(app)
 
 
 def _usage(error: Exception) -> int:

@@ -17,7 +17,8 @@ def upgrade() -> None:
     Example: WSP_DATABASE_URL=postgresql://wsp@db/wsp wsp db upgrade
     """
     from wsp import schema  # Alembic is slow to import
-    from wsp.preflight import make_data_dir, migrate
+    from wsp.preflight import make_data_dir
+    from wsp.preparation import migrate
 
     settings = read_settings()
     make_data_dir(settings.data_dir)

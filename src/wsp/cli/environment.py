@@ -23,7 +23,7 @@ def read_settings(*, quiet: bool = False) -> Settings:
 @contextmanager
 def open_database() -> Iterator[Database]:
     """The database of a server that was started before. Raises StartupError when it is missing or not up to date."""
-    from wsp.preflight import check_schema  # Alembic is slow to import, and only these commands need it
+    from wsp.preparation import check_schema  # Alembic is slow to import, and only these commands need it
 
     url = read_settings().database
     must_exist(url)

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from wsp.cli.environment import read_settings
-from wsp.database import Database
 from wsp.errors import WspError
 from wsp.logs import configure_logging
+from wsp.preflight import make_data_dir
 from wsp.settings import Settings
 from wsp.supervisor import end_with_parent
 
@@ -17,6 +17,8 @@ from wsp.supervisor import end_with_parent
 ENTRY_POINTS = {"api": "wsp.web.run", "ftp": "wsp.ftp.server.run", "cron": "wsp.cron.run"}
 
 logger = logging.getLogger(__name__)
+
+NAMES = (["serve"], ["api"], ["ftp"], ["cron"])  # as they begin a command line
 
 Supervised = Annotated[int | None, typer.Option("--supervised", hidden=True, help="The supervisor's pid.")]
 
@@ -91,11 +93,7 @@ def _run(service: str, supervisor: int | None) -> int:
 
 
 def _check_schema(settings: Settings) -> None:
-    from wsp.preflight import check_schema, make_data_dir  # Alembic: not in the processes under a supervisor
+    from wsp.preparation import check  # Alembic: not in the processes under a supervisor
 
     make_data_dir(settings.data_dir)
-    database = Database(settings.database)
-    try:
-        check_schema(database)
-    finally:
-        database.close()
+    check(settings)
