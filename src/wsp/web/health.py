@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 
 from wsp import schema
+from wsp.database import Database
 from wsp.heartbeat import Kind, alive
 from wsp.rest.routing import Router
 from wsp.rest.state import get_state
@@ -14,6 +15,7 @@ from wsp.rest.state import get_state
 router = Router(tags=["Health"])
 
 SERVICES: tuple[Kind, ...] = ("ftp", "cron")
+READY = "ok"
 
 
 class Health(BaseModel):
@@ -50,20 +52,21 @@ async def healthz() -> Health:
 )
 def readyz(request: Request, response: Response) -> Readiness:
     """200 when the database, its schema, FTP and cron are ready, else 503 that names what is not."""
-    checks: dict[str, str] = {}
-    database = get_state(request).database
-    try:
-        with database.reading() as session:
-            checks["database"] = "ok"
-            revision = schema.current(database)
-            checks["migrations"] = "ok" if revision == schema.head() else "the schema is not current"
-            for kind in SERVICES:
-                checks[kind] = "ok" if alive(session, kind) else "no process of it is running"
-    except SQLAlchemyError:
-        checks.setdefault("database", "no answer")
-        if checks["database"] == "ok":
-            checks["migrations"] = "the schema is missing"
-    not_ready = [name for name, state in checks.items() if state != "ok"]
+    checks = _checks(get_state(request).database)
+    not_ready = [name for name, state in checks.items() if state != READY]
     if not_ready:
         response.status_code = 503
     return Readiness(status="not ready" if not_ready else "ready", checks=checks, not_ready=not_ready)
+
+
+def _checks(database: Database) -> dict[str, str]:
+    """The state of each part, as far as one can look: without a schema there is no telling of the services."""
+    try:
+        revision = schema.current(database)
+        if revision != schema.head():
+            return {"database": READY, "migrations": "the schema is not the one of this version"}
+        with database.reading() as session:
+            services = {kind: READY if alive(session, kind) else "no process of it is running" for kind in SERVICES}
+    except SQLAlchemyError:
+        return {"database": "no answer"}
+    return {"database": READY, "migrations": READY, **services}
