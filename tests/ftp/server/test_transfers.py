@@ -228,6 +228,25 @@ class TestResume:
         assert (account.home / "f").read_bytes() == BODY
         assert hidden(account.home) == []
 
+    def test_going_on_from_a_file_can_be_tried_again(
+        self, server: Any, connect: Any, put: Any, killed_upload: Any
+    ) -> None:
+        account = server.account()
+        client = connect(server, account)
+        put(client, "f", BODY[:CUT])
+        client.voidcmd("TYPE I")
+        data = client.transfercmd("STOR f", rest=CUT)
+        data.sendall(BODY[CUT : CUT + 1000])
+        client.sock.sendall(b"NOOP\r\n")
+        client.voidresp()
+        client.close()
+        data.close()
+        again = connect(server, account)
+        again.voidcmd("TYPE I")
+        assert again.size("f") == CUT
+        put(again, "f", BODY[CUT:], rest=CUT)
+        assert (account.home / "f").read_bytes() == BODY
+
     def test_two_files_are_never_mixed(self, server: Any, connect: Any, put: Any, killed_upload: Any) -> None:
         account = server.account()
         client = connect(server, account)

@@ -55,7 +55,7 @@ class Authenticator:
 
     def check(self, username: str, password: str, address: str) -> Granted | Refused:
         """The verdict on one attempt. A refusal takes as long as a password hash, whether the account exists or not."""
-        domain = anonymous_domain(username)
+        domain = anonymous_domain(username) if _is_text(username) else None
         try:
             verdict = (
                 self._check_account(username, password, address) if domain is None else self._check_anonymous(domain)
@@ -63,6 +63,10 @@ class Authenticator:
         except SQLAlchemyError as error:
             logger.error("a login could not be checked: %s", error)
             return Refused(UNAVAILABLE, "database")
+        except Exception:
+            # The session waits for a verdict, whatever happens here.
+            logger.exception("a login could not be checked")
+            return Refused(UNAVAILABLE, "internal error")
         if isinstance(verdict, Refused):
             return verdict
         try:
@@ -73,8 +77,10 @@ class Authenticator:
             return Refused(NO_HOME, "home")
 
     def _check_account(self, username: str, password: str, address: str) -> Login | Refused:
-        with self._database.reading() as session:
-            login = find_login(session, username)
+        login = None
+        if _is_text(username):
+            with self._database.reading() as session:
+                login = find_login(session, username)
         # The session is over: a connection is not held while the password is being hashed.
         if login is not None and self._verified.knows(username, password, login.password_hash):
             matches, better = True, None
@@ -136,6 +142,14 @@ def address_allowed(address: str, allowed: tuple[str, ...]) -> bool:
 @lru_cache(maxsize=1024)
 def _networks(allowed: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
     return tuple(ipaddress.ip_network(text, strict=False) for text in allowed)
+
+
+def _is_text(username: str) -> bool:
+    """Whether this can be the name of an account; the store takes nothing else."""
+    try:
+        return b"\0" not in username.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _verify(password: str, stored: str | None) -> tuple[bool, str | None]:

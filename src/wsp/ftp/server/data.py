@@ -25,7 +25,7 @@ SLOW_PUBLISH_BYTES = 8 * 2**20  # an old file is replaced on a thread from here 
 
 MIN_GRACE_SECONDS = 0.02
 MAX_GRACE_SECONDS = 0.25
-GRACE_SHARE = 0.05  # of the time that the transfer took
+GRACE_SHARE = 0.02  # of the time that the transfer took
 SILENCE_SECONDS = 0.05  # between the last data and the end of a data connection: unusual, when all is well
 ONE_PIECE_BYTES = 64 * 1024  # what clients write at once
 
@@ -211,6 +211,8 @@ class DataChannel(DTPHandler):
             elif not self.file_obj.closed:
                 self._settle(self.file_obj)
         super().close()
+        if self._closed:
+            self.producer_fifo.clear()  # a listing that was broken off lets go of its folder
 
     def _settle(self, upload: Upload) -> None:
         try:

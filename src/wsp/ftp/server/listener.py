@@ -18,7 +18,7 @@ from wsp.settings import Settings
 BACKLOG = 1024
 LOGIN_THREADS = 2
 LOGINS_WAITING = 512
-COPY_THREADS = 2
+COPY_THREADS = 4
 COPIES_WAITING = 32
 NO_DESCRIPTORS_SECONDS = 0.5  # how long nobody is let in when the process has no descriptor left
 DRAIN_SECONDS = 5.0  # how long running transfers may go on after SIGTERM

@@ -1,33 +1,28 @@
-"""The control channel: one client's session.
+"""One client's session: logging in, TLS, data connections, uploads, and what pyftpdlib's commands do differently.
 
-Commands are read line by line and answered in order; while a login is being checked, or an old file copied, the
-session waits without holding up the loop.
+While a login is being checked, or an old file copied, the session waits without holding up the loop.
 """
 
 import logging
 import re
 import secrets
 import socket
-import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from OpenSSL import SSL
-from pyftpdlib.exceptions import FilesystemError, _RetryError
-from pyftpdlib.handlers.ftps.control import TLS_FTPHandler
+from pyftpdlib.exceptions import FilesystemError
 
 from wsp.ftp.logins import Login
-from wsp.ftp.server.authenticator import Granted, Permissions, Refused, normal_address
+from wsp.ftp.server.authenticator import Granted, Permissions, Refused
+from wsp.ftp.server.control import ControlChannel
 from wsp.ftp.server.data import TlsDataChannel
 from wsp.ftp.server.filesystem import JailedFilesystem
 from wsp.ftp.server.passive import PassiveListener, same_address
 from wsp.ftp.server.upload import Upload, UploadRefused, failure_reply
 
-LINE_BYTES = 8192  # the longest command; PATH_MAX is 4096
-UNREAD_REPLIES = 1000  # a client that sends on without reading is cut off
 FAILED_LOGIN_SECONDS = 1.0  # what a wrong password costs the client
 INLINE_COPY_BYTES = 2**20  # what is copied on the loop; more goes to a thread
 
@@ -41,18 +36,14 @@ ONE_TRANSFER = "503 A transfer is going on already."
 logger = logging.getLogger(__name__)
 
 
-class Session(TLS_FTPHandler):
+class Session(ControlChannel):
     """What a client talks to. Its settings are class attributes: the listener makes a subclass with its own."""
 
     dtp_handler = TlsDataChannel
     passive_dtp = PassiveListener
     banner = "wsp FTP ready."
-    encoding = "utf-8"
-    unicode_errors = "surrogateescape"  # names that are not UTF-8 can be listed, fetched and removed
 
     # pyftpdlib is untyped: these are its own.
-    username: str
-    remote_ip: str
     authenticated: bool
     authorizer: Permissions
     fs: JailedFilesystem | None
@@ -65,71 +56,9 @@ class Session(TLS_FTPHandler):
 
     def __init__(self, conn: socket.socket, server: Any, ioloop: Any = None) -> None:
         self.login: Login | None = None
-        self._raw = conn
-        self._lines: deque[bytes] = deque()
-        self._tail = b""
-        self._overlong = False
-        self._paused = False
         self._leaving = False
         self._pbsz = self._prot = False
         super().__init__(conn, server, ioloop)
-        if self.connected:
-            self.remote_ip = normal_address(self.remote_ip)
-
-    def __repr__(self) -> str:
-        return f"<Session of {self.username or 'nobody'} from {self.remote_ip}>"
-
-    __str__ = __repr__
-
-    # Reading commands
-
-    def handle_read(self) -> None:
-        try:
-            data = self.recv(self.ac_in_buffer_size)
-        except _RetryError:
-            return
-        if data:
-            self._take(data)
-
-    def _take(self, data: bytes) -> None:
-        *lines, self._tail = (self._tail + data).split(b"\r\n")
-        if lines and self._overlong:
-            self._overlong = False
-            lines[0] = b" " * (LINE_BYTES + 1)  # the end of the long line: it is refused in its turn
-        if len(self._tail) > LINE_BYTES:
-            self._overlong = True
-            self._tail = self._tail[-1:]  # it may be the first half of a line end
-        self._lines.extend(lines)
-        self._run_lines()
-
-    def _run_lines(self) -> None:
-        while self._lines and not (self._paused or self._closed or self._closing or self._quit_pending):
-            self._run_line(self._lines.popleft())
-
-    def _run_line(self, raw: bytes) -> None:
-        if self._idler is not None and not self._idler.cancelled:
-            self._idler.reset()
-        if len(raw) > LINE_BYTES:
-            self.respond("500 Command too long.")
-            return
-        line = raw.decode(self.encoding, self.unicode_errors)
-        word, _, argument = line.partition(" ")
-        command = word.upper()
-        if command != "PASS" and any(byte in raw for byte in b"\0\r\n"):
-            self.respond("501 A command cannot hold NUL or line ends.")
-            return
-        if command in ("LIST", "NLST") and argument.startswith("-"):
-            # Options of ls that clients send along; the answer is what they hope for anyway.
-            argument = argument.partition(" ")[2]
-            line = f"{command} {argument}"
-        try:
-            self.pre_process_command(line, command, argument)
-        except (OSError, FilesystemError) as error:
-            logger.warning("%r failed: %s", command, error)
-            self.respond("550 The file system refused that.")
-        except Exception:
-            logger.exception("the command %r failed", command)
-            self.respond("451 The server failed at this command.")
 
     def process_command(self, cmd: str, *args: Any, **kwargs: Any) -> None:
         if cmd in TRANSFERS:
@@ -153,32 +82,6 @@ class Session(TLS_FTPHandler):
         channel = getattr(self, "data_channel", None)
         return channel is not None and channel.is_transferring
 
-    def peer_is_gone(self) -> bool:
-        """Whether the client has closed the control connection, as far as what has arrived tells."""
-        try:
-            return not self._raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
-
-    # Waiting for a thread
-
-    def _pause(self) -> None:
-        """Take no further command until `_resume()`. A connection that breaks is noticed all the same."""
-        self._paused = True
-        self._watch(0)
-
-    def _resume(self) -> None:
-        self._paused = False
-        if not self._closed:
-            self._watch(self.ioloop.READ | (self.ioloop.WRITE if self.producer_fifo else 0))
-            self._run_lines()
-
-    def _watch(self, events: int) -> None:
-        self.ioloop.modify(self._fileno, events)
-        self._wanted_io_events = self._current_io_events = events
-
     # Logging in
 
     def ftp_PASS(self, line: str) -> None:
@@ -199,7 +102,7 @@ class Session(TLS_FTPHandler):
             self._hang_up(BUSY)
 
     def _on_verdict(self, username: str, verdict: Granted | Refused) -> None:
-        if self._closed or self._closing or username != self.username or self.authenticated:
+        if self.is_ending or username != self.username or self.authenticated:
             if isinstance(verdict, Granted):
                 verdict.jail.close()  # nobody is there any more to let in
             return
@@ -228,10 +131,6 @@ class Session(TLS_FTPHandler):
         self.respond(reply)
         self._resume()
 
-    def _hang_up(self, reply: str) -> None:
-        self.respond(reply)
-        self.close_when_done()
-
     def flush_account(self) -> None:
         """End the login. A transfer goes on to its end (RFC 959), as the account that began it."""
         pbsz, prot = self._pbsz, self._prot
@@ -250,8 +149,7 @@ class Session(TLS_FTPHandler):
 
     def ftp_AUTH(self, line: str) -> None:
         # What came behind AUTH in clear text may be somebody else's: it must not run inside TLS (CVE-2011-1575).
-        self._lines.clear()
-        self._tail = b""
+        self._forget_input()
         if self.authenticated and not isinstance(self.socket, SSL.Connection):
             self.flush_account()
         super().ftp_AUTH(line)
@@ -282,6 +180,8 @@ class Session(TLS_FTPHandler):
             self._in_dtp_queue = None
 
     def _on_dtp_close(self) -> None:
+        if self._closed:
+            return
         super()._on_dtp_close()
         if self._leaving and not self._closed:
             self.leave()
@@ -334,7 +234,7 @@ class Session(TLS_FTPHandler):
             self._resume()
 
     def _after_long_copy(self, error: OSError | None, upload: Upload, command: str, sentence: str) -> None:
-        if self._closed or self._closing:
+        if self.is_ending:
             upload.discard()
             return
         self._after_copy(error, upload, command, sentence)
@@ -392,7 +292,7 @@ class Session(TLS_FTPHandler):
 
     def leave(self) -> None:
         """Say goodbye now, or when the running transfer has ended."""
-        if self._closed or self._closing:
+        if self.is_ending:
             return
         if self.is_transferring or self._in_dtp_queue is not None or self._out_dtp_queue is not None:
             self._leaving = True
@@ -402,10 +302,12 @@ class Session(TLS_FTPHandler):
             self._hang_up(GOING_DOWN)
 
     def close(self) -> None:
-        if self._closed:
+        if self._closed or self._in_command:
+            super().close()
             return
         fs, login = self.fs, self.login
         super().close()
+        self.data_channel = None  # pyftpdlib deletes it, while that channel itself may be about to close
         if fs is not None:
             fs.close()
         self.server.sessions.discard(self)
@@ -416,47 +318,8 @@ class Session(TLS_FTPHandler):
             time.time() - self.started,
         )
 
-    def handle_error(self) -> None:
-        if not isinstance(sys.exc_info()[1], SSL.Error):
-            logger.exception("a session failed: %r", self)
-        self._error = True
-        self.close()
-
-    # What pyftpdlib would say to the client, and to its own log
-
-    def push(self, data: str) -> None:
-        if len(self.producer_fifo) > UNREAD_REPLIES:
-            logger.warning("a client does not read its replies: %s", self.remote_ip)
-            self.close()
-            return
-        self.push_bytes(data.encode(self.encoding, self.unicode_errors))
-
-    def push_bytes(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        self.producer_fifo.append(data)
-        self.initiate_send()
-
-    def respond(self, resp: str, logfun: Any = None) -> None:
-        self._last_response = resp
-        self.push(f"{resp}\r\n")
-
-    def respond_w_warning(self, resp: str) -> None:
-        logger.warning("%s: %s", self.remote_ip, resp)
-        self.respond(resp)
-
-    def log(self, msg: str, logfun: Any = None) -> None:
-        """pyftpdlib's own lines are not wanted: they may hold what a client typed."""
-
-    logline = logerror = log
-
-    def log_cmd(self, cmd: str, arg: str, respcode: int, respstr: str) -> None:
-        """The same."""
-
-    def log_exception(self, instance: Any) -> None:
-        logger.exception("unhandled exception in %r", instance)
-
     def log_transfer(self, cmd: str, filename: str, receive: bool, completed: bool, elapsed: float, bytes: int) -> None:
-        channel = self.data_channel
+        channel = getattr(self, "data_channel", None)
         login = channel.login if channel is not None else self.login
         logger.info(
             "transfer: %s %r user %s from %s: %d bytes in %.3f s, %s",

@@ -58,6 +58,7 @@ class Upload:
         self.closed = False
         self.start = 0  # bytes that were there before this transfer
         self.replaces = False  # whether there is an old file
+        self._can_be_kept = True
         self._place = place
         self._temporary = temporary
         self._part = part
@@ -89,7 +90,8 @@ class Upload:
             self._source = -1
 
     def copy_from(self, source: int, length: int) -> None:
-        """Go on from the first `length` bytes of the file `source`, which this upload then owns."""
+        """Go on from the first `length` bytes of the file `source` (none: -1), which this upload then owns."""
+        self._can_be_kept = False
         self._source = source
         self._to_copy = self.start = length
 
@@ -112,12 +114,16 @@ class Upload:
         self._finish()
 
     def keep(self) -> None:
-        """Leave what has arrived for the same account to resume; nothing at all if nothing has arrived."""
+        """Leave what has arrived for the same account to resume.
+
+        Nothing is left when nothing has arrived, nor when this went on from an existing file: that one is still there
+        to go on from, and is what the client will measure.
+        """
         if self.closed:
             return
         folder, _ = self._place
         try:
-            arrived = os.fstat(self._fd).st_size if not self._to_copy else 0
+            arrived = os.fstat(self._fd).st_size if self._can_be_kept else 0
             if arrived:
                 self._close_file()
                 os.rename(self._temporary, self._part, src_dir_fd=folder, dst_dir_fd=folder)
@@ -319,6 +325,6 @@ def _continue_file(place: Place, old: os.stat_result | None, account: str, path:
         if source >= 0:
             os.close(source)
         raise
-    if source >= 0:
+    if old is not None:
         upload.copy_from(source, start)
     return upload

@@ -1,0 +1,194 @@
+"""The control channel as such: lines in, replies out, in order, without holding up the loop."""
+
+import logging
+import socket
+import sys
+from collections import deque
+from typing import Any
+
+from OpenSSL import SSL
+from pyftpdlib.exceptions import FilesystemError, _RetryError
+from pyftpdlib.handlers.ftps.control import TLS_FTPHandler
+
+from wsp.ftp.server.authenticator import normal_address
+
+LINE_BYTES = 8192  # the longest command; PATH_MAX is 4096
+UNREAD_REPLIES = 1000  # a client that sends on without reading is cut off
+
+logger = logging.getLogger(__name__)
+
+
+class ControlChannel(TLS_FTPHandler):
+    """Reads commands one by one, and can wait with the next one until a thread has done its work."""
+
+    encoding = "utf-8"
+    unicode_errors = "surrogateescape"  # names that are not UTF-8 can be listed, fetched and removed
+
+    # pyftpdlib is untyped: these are its own.
+    username: str
+    remote_ip: str
+
+    def __init__(self, conn: socket.socket, server: Any, ioloop: Any = None) -> None:
+        self._raw = conn
+        self._lines: deque[bytes] = deque()
+        self._tail = b""
+        self._overlong = False
+        self._paused = False
+        self._in_command = False
+        self._lost = False
+        super().__init__(conn, server, ioloop)
+        if self.connected:
+            self.remote_ip = normal_address(self.remote_ip)
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.username or 'nobody'} from {self.remote_ip}>"
+
+    __str__ = __repr__
+
+    # Reading commands
+
+    def handle_read(self) -> None:
+        try:
+            data = self.recv(self.ac_in_buffer_size)
+        except _RetryError:
+            return
+        if data:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        *lines, self._tail = (self._tail + data).split(b"\r\n")
+        if lines and self._overlong:
+            self._overlong = False
+            lines[0] = b" " * (LINE_BYTES + 1)  # the end of the long line: it is refused in its turn
+        if len(self._tail) > LINE_BYTES:
+            self._overlong = True
+            self._tail = self._tail[-1:]  # it may be the first half of a line end
+        self._lines.extend(lines)
+        self._run_lines()
+
+    def _run_lines(self) -> None:
+        while self._lines and not (self._paused or self.is_ending or self._quit_pending):
+            self._in_command = True
+            try:
+                self._run_line(self._lines.popleft())
+            finally:
+                self._in_command = False
+            if self._lost:
+                self.close()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the session is over, or will be once its last reply is sent."""
+        return bool(self._closed or self._closing or self._lost)
+
+    def close(self) -> None:
+        # A reply that cannot be sent closes the session. In the middle of a command that would pull away what the
+        # rest of the command works with.
+        if self._in_command:
+            self._lost = True
+        else:
+            super().close()
+
+    def _run_line(self, raw: bytes) -> None:
+        if self._idler is not None and not self._idler.cancelled:
+            self._idler.reset()
+        if len(raw) > LINE_BYTES:
+            self.respond("500 Command too long.")
+            return
+        line = raw.decode(self.encoding, self.unicode_errors)
+        word, _, argument = line.partition(" ")
+        command = word.upper()
+        if command != "PASS" and any(byte in raw for byte in b"\0\r\n"):
+            self.respond("501 A command cannot hold NUL or line ends.")
+            return
+        if command in ("LIST", "NLST") and argument.startswith("-"):
+            # Options of ls that clients send along; the answer is what they hope for anyway.
+            argument = argument.partition(" ")[2]
+            line = f"{command} {argument}"
+        try:
+            self.pre_process_command(line, command, argument)
+        except (OSError, FilesystemError) as error:
+            logger.warning("%r failed: %s", command, error)
+            self.respond("550 The file system refused that.")
+        except Exception:
+            logger.exception("the command %r failed", command)
+            self.respond("451 The server failed at this command.")
+
+    def _forget_input(self) -> None:
+        """Drop what has arrived and was not executed yet."""
+        self._lines.clear()
+        self._tail = b""
+
+    def peer_is_gone(self) -> bool:
+        """Whether the client has closed the control connection, as far as what has arrived tells.
+
+        One that said QUIT has left in good order.
+        """
+        if self._quit_pending:
+            return False
+        try:
+            return not self._raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    # Waiting for a thread
+
+    def _pause(self) -> None:
+        """Take no further command until `_resume()`. A connection that breaks is noticed all the same."""
+        self._paused = True
+        self._watch(0)
+
+    def _resume(self) -> None:
+        self._paused = False
+        if not self._closed:
+            self._watch(self.ioloop.READ | (self.ioloop.WRITE if self.producer_fifo else 0))
+            self._run_lines()
+
+    def _watch(self, events: int) -> None:
+        self.ioloop.modify(self._fileno, events)
+        self._wanted_io_events = self._current_io_events = events
+
+    # Replies, and what pyftpdlib would say to its own log
+
+    def _hang_up(self, reply: str) -> None:
+        self.respond(reply)
+        self.close_when_done()
+
+    def handle_error(self) -> None:
+        if not isinstance(sys.exc_info()[1], SSL.Error):
+            logger.exception("a session failed: %r", self)
+        self._error = True
+        self.close()
+
+    def push(self, data: str) -> None:
+        if len(self.producer_fifo) > UNREAD_REPLIES:
+            logger.warning("a client does not read its replies: %s", self.remote_ip)
+            self.close()
+            return
+        self.push_bytes(data.encode(self.encoding, self.unicode_errors))
+
+    def push_bytes(self, data: bytes) -> None:
+        """Send bytes as they are."""
+        self.producer_fifo.append(data)
+        self.initiate_send()
+
+    def respond(self, resp: str, logfun: Any = None) -> None:
+        self._last_response = resp
+        self.push(f"{resp}\r\n")
+
+    def respond_w_warning(self, resp: str) -> None:
+        logger.warning("%s: %s", self.remote_ip, resp)
+        self.respond(resp)
+
+    def log(self, msg: str, logfun: Any = None) -> None:
+        """pyftpdlib's own lines are not wanted: they may hold what a client typed."""
+
+    logline = logerror = log
+
+    def log_cmd(self, cmd: str, arg: str, respcode: int, respstr: str) -> None:
+        """The same."""
+
+    def log_exception(self, instance: Any) -> None:
+        logger.exception("unhandled exception in %r", instance)
