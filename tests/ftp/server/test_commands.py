@@ -90,6 +90,26 @@ class TestCommandLine:
         assert (one.home / "f").read_bytes() == b"of one"
         assert not (two.home / "f").exists()
 
+    def test_quit_lets_a_transfer_end_and_nothing_else(self, server: Any, raw: Any) -> None:
+        account = server.account()
+        client = raw(server).login(account)
+        client.ask("TYPE I")
+        port = int(client.ask("EPSV").split("|")[3])
+        with socket.create_connection(("127.0.0.1", port)) as data:
+            client.ask("STOR f")
+            data.sendall(b"last")
+            client.send(b"QUIT\r\nMKD late\r\n")
+            assert client.reply().startswith("221")
+        assert client.reply().startswith("226")
+        assert client.reply() == ""
+        assert sorted(path.name for path in account.home.iterdir()) == ["f"]
+
+        client = raw(server).login(account)
+        port = int(client.ask("EPSV").split("|")[3])
+        with socket.create_connection(("127.0.0.1", port)):
+            assert client.ask("QUIT").startswith("221")
+            assert client.reply() == ""
+
     def test_options_of_ls_are_ignored(self, server: Any, connect: Any, put: Any) -> None:
         client = connect(server, server.account())
         client.mkd("d")

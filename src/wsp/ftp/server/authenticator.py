@@ -172,9 +172,6 @@ class Permissions:
     def get_perms(self, username: str) -> str:
         return self._letters
 
-    def get_msg_quit(self, username: str) -> str:
-        return "Goodbye."
-
     def impersonate_user(self, username: str, password: str) -> None:
         """Files are touched as the user that the server runs as."""
 

@@ -145,6 +145,16 @@ class Session(ControlChannel):
         super().ftp_REIN(line)
         self._pbsz = self._prot = False
 
+    def ftp_QUIT(self, line: str) -> None:
+        """Say goodbye; a running transfer ends, and is answered, first (RFC 959)."""
+        self.respond("221 Goodbye.")
+        if self.is_transferring:
+            self._quit_pending = True
+            self._watch(0)
+        else:
+            self._shutdown_connecting_dtp()
+            self.close_when_done()
+
     # TLS
 
     def ftp_AUTH(self, line: str) -> None:
