@@ -195,9 +195,9 @@ class DataChannel(DTPHandler):
 
     def handle_error(self) -> None:
         error = sys.exc_info()[1]
-        cause = error.__cause__ if isinstance(error, _FileReadWriteError) else None
-        if isinstance(cause, OSError):
-            logger.error("transfer of %r failed: %s", self.file_obj.name, cause)
+        cause = error.__cause__ if isinstance(error, _FileReadWriteError) else error
+        if isinstance(cause, OSError):  # a disk that fails, or a folder that went away before it was listed
+            logger.warning("a transfer by %s failed: %s", self._user(), cause.strerror)
         else:
             logger.exception("a transfer failed")
         self._resp = (FAILED, logger.warning)
