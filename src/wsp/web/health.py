@@ -66,7 +66,9 @@ def _checks(database: Database) -> dict[str, str]:
         if revision != schema.head():
             return {"database": READY, "migrations": "the schema is not the one of this version"}
         with database.reading() as session:
-            services = {kind: READY if alive(session, kind) else "no process of it is running" for kind in SERVICES}
+            services: dict[str, str] = {
+                kind: READY if alive(session, kind) else "no process of it is running" for kind in SERVICES
+            }
     except SQLAlchemyError:
         return {"database": "no answer"}
     return {"database": READY, "migrations": READY, **services}
