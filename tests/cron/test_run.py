@@ -276,7 +276,7 @@ class TestCrash:
             job_id, utc_now(), "running", service_id="dead", node=node_name(), boot_id=boot_id(), started_at=utc_now()
         )
         mark = run_mark("dead", run_id)
-        started = start("sleep 300", folder=tmp_path, environment=environment("admin", tmp_path, mark))
+        started = start("exec sleep 300", folder=tmp_path, environment=environment("admin", tmp_path, mark))
         launch()
         assert started.popen.wait(30) == -signal.SIGTERM
         until(lambda: jobs.runs(job_id)[0].status == "lost")

@@ -115,8 +115,7 @@ class Dispatcher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._starter.close()
-        self._store.close()
+        await asyncio.gather(self._starter.close(), self._store.close())
 
     async def record(self, run: PlannedRun, result: Result) -> None:
         """Write the end of a run, however long that takes, then have it announced."""

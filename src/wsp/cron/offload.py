@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
 from wsp.database import Database
+
+CLOSE_SECONDS = 0.2
 
 T = TypeVar("T")
 
@@ -18,10 +20,14 @@ class Offload:
     def __init__(self, database: Database, name: str, threads: int = 1) -> None:
         self._database = database
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._under_way: set[Future[Any]] = set()
 
     async def call(self, step: Callable[[], T]) -> T:
         """Do `step` on a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, step)
+        future = self._pool.submit(step)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return await asyncio.wrap_future(future)
 
     async def read(self, step: Callable[[Session], T]) -> T:
         """Do `step` in a session for looking."""
@@ -41,6 +47,7 @@ class Offload:
 
         return await self.call(changing)
 
-    def close(self) -> None:
-        """Take no more work. What has begun ends by itself."""
+    async def close(self) -> None:
+        """Take no more work, and give what is under way a moment to end, also what nobody awaits any more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(wait, set(self._under_way), CLOSE_SECONDS)

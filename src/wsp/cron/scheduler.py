@@ -28,7 +28,7 @@ LOOK_SECONDS = 10.0  # should a change have gone unheard
 SPACING_SECONDS = 0.02  # between two looks: what is committed together is looked at together
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0)  # after trouble with the database; the last one again and again
 
-# Stopping takes the sum of these and up to a second of killing, and has to be over within 9 s.
+# Stopping takes the sum of these, up to a second of killing and some tidying up, and has to be over within 9 s.
 STOP_PATIENCE_SECONDS = 5.0
 STOP_GRACE_SECONDS = 1.5
 STOP_WRITE_SECONDS = 0.7
@@ -91,8 +91,7 @@ class Scheduler:
         for task in (turning, planning):
             task.cancel()
         await asyncio.gather(turning, planning, starting, recovering, stopping, return_exceptions=True)
-        self._planning.close()
-        self._recovering.close()
+        await asyncio.gather(self._planning.close(), self._recovering.close())
 
     async def _keep_planning(self) -> None:
         failures = 0
