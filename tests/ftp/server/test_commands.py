@@ -171,6 +171,7 @@ class TestDataConnection:
         assert client.ask("EPRT |1|203.0.113.1|50000|").startswith("501")
         assert client.ask("EPRT |2|localhost|50000|").startswith("5")
 
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
     def test_ports_of_the_range_only_and_then_425(
         self, new_server: Callable[..., Any], raw: Any, free_port: Callable[[], int], store: str
     ) -> None:
@@ -195,6 +196,7 @@ class TestDataConnection:
 
 
 class TestIPv6:
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
     def test_every_command_works_and_mapped_addresses_are_ipv4(
         self, new_server: Callable[..., Any], connect: Any, put: Any, fetch: Any, store: str
     ) -> None:
@@ -211,6 +213,7 @@ class TestIPv6:
 
 
 class TestLimits:
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
     def test_sessions_are_counted_and_data_connections_are_not(
         self, new_server: Callable[..., Any], connect: Any, put: Any, until: Any, store: str
     ) -> None:

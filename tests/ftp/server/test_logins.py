@@ -102,9 +102,8 @@ class TestAnonymousLogin:
 
 
 class TestDatabaseGone:
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
     def test_a_login_gets_421_and_the_server_lives_on(self, new_server: Any, connect: Any, store: str) -> None:
-        if store != "sqlite":
-            pytest.skip("the PostgreSQL of the tests is shared")
         running = new_server().start()
         account = running.account()
         with running.database.engine.begin() as connection:

@@ -85,6 +85,7 @@ class TestStop:
         assert (account.home / "f").read_bytes() == b"first second"
         assert "Traceback" not in server.log
 
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
     def test_a_transfer_that_does_not_end_is_cut_at_the_deadline(
         self, new_server: Callable[..., Any], connect: Any, store: str
     ) -> None:
@@ -102,11 +103,10 @@ class TestStop:
         data.close()
         assert (account.home / "f").read_bytes() == b"old"
 
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
     def test_a_locked_database_does_not_hold_up_the_end(
         self, new_server: Callable[..., Any], connect: Any, store: str
     ) -> None:
-        if store != "sqlite":
-            pytest.skip("SQLite is the store that is locked as a whole")
         server = new_server().start()
         lock = sqlite3.connect(server.settings.database.removeprefix("sqlite:///"), isolation_level=None)
         lock.execute("BEGIN IMMEDIATE")
@@ -116,6 +116,7 @@ class TestStop:
         assert time.monotonic() - began < STOP_SECONDS
         lock.close()
 
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
     def test_uploads_by_many_clients_at_once_all_arrive(
         self, new_server: Callable[..., Any], connect: Any, store: str
     ) -> None:
