@@ -12,6 +12,8 @@ from wsp.auth.service import Principal, address_allowed
 from wsp.database import utc_now
 from wsp.errors import Forbidden, Unauthorized
 
+__all__ = ["Caller", "KeyFor", "Principal", "caller", "not_scoped"]
+
 EVERY_AREA = ""
 
 

@@ -4,8 +4,7 @@ from typing import Annotated
 
 from fastapi import Path, Request, Response
 
-from wsp.auth.dependencies import caller
-from wsp.auth.service import Principal
+from wsp.auth.dependencies import Principal, caller
 from wsp.cron import service
 from wsp.cron.schemas import JobChange, JobCreate, JobOut, RunOut
 from wsp.heartbeat import alive

@@ -5,8 +5,7 @@ from typing import Annotated
 from fastapi import Path, Request, Response
 from pydantic import AfterValidator
 
-from wsp.auth.dependencies import caller
-from wsp.auth.service import Principal
+from wsp.auth.dependencies import Principal, caller
 from wsp.ftp import anonymous, service
 from wsp.ftp.schemas import (
     AccountChange,
