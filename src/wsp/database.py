@@ -72,8 +72,7 @@ class Database:
         self.url = make_url(url)
         self.engine = _make_engine(url)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
-        # On PostgreSQL each statement is its own transaction, so that closing the session costs no round trip and
-        # can be done on an event loop; on SQLite a transaction costs nothing and gives one view of everything.
+        # Each statement reads for itself: closing the session costs no round trip then, and an event loop may do it.
         reading: dict[str, Any] = {_READ_ONLY: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._read_engine = self.engine.execution_options(**reading)
 
@@ -93,7 +92,10 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session for looking only: it never takes the write lock and never commits."""
+        """A session for looking only: it never takes the write lock and never commits.
+
+        Two statements may see two states of the store: what must fit together is asked for in one.
+        """
         with Session(self._read_engine, expire_on_commit=False) as session:
             yield session
 
@@ -149,8 +151,8 @@ def _switch_to_wal(cursor: DBAPICursor) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get(_READ_ONLY, False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    if not connection.get_execution_options().get(_READ_ONLY, False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 Now = Callable[[], datetime]

@@ -1,15 +1,18 @@
 """Routes as the contract wants them: both slash forms without a redirect, JSON bodies, repeatable POSTs."""
 
 import email.message
+import inspect
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from wsp.errors import Invalid
 from wsp.rest.idempotency import make_claim
 
+T = TypeVar("T")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -63,6 +66,22 @@ class Router(APIRouter):
 
     def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         """Add the route as it is documented, and its hidden twin."""
-        super().add_api_route(path, endpoint, **options)
+        call = endpoint if inspect.iscoroutinefunction(endpoint) else _on_thread(endpoint)
+        super().add_api_route(path, call, **options)
         twin = path.removesuffix("/") if path.endswith("/") else f"{path}/"
-        super().add_api_route(twin, endpoint, **(options | {"include_in_schema": False}))
+        super().add_api_route(twin, call, **(options | {"include_in_schema": False}))
+
+
+def _on_thread(endpoint: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]:
+    """A coroutine that runs a plain endpoint on a thread.
+
+    FastAPI would do so by itself, but then it sends the answer to a thread once more, to be validated.
+    """
+
+    async def call(**arguments: Any) -> T:
+        return await run_in_threadpool(endpoint, **arguments)
+
+    # Not functools.wraps: FastAPI looks behind `__wrapped__`, and would find a plain function again.
+    call.__name__, call.__doc__ = endpoint.__name__, endpoint.__doc__
+    call.__signature__ = inspect.signature(endpoint, eval_str=True)  # type: ignore[attr-defined]
+    return call
