@@ -13,12 +13,37 @@ from wsp.database import Database, utc_now
 from wsp.errors import Unauthorized
 
 
+class Version:
+    """A version of the store that moves when a test says so."""
+
+    exact = True
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def start(self) -> None:
+        """Nothing to follow."""
+
+    def current(self) -> int:
+        return self.number
+
+    def note_own_commit(self) -> None:
+        self.number += 1
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
 @pytest.fixture
-def keyring(database: Database) -> Iterator[Keyring]:
-    """A keyring that does not follow other processes: tests say when it forgets."""
-    keyring = Keyring(database)
+def version() -> Version:
+    return Version()
+
+
+@pytest.fixture
+def keyring(database: Database, version: Version) -> Iterator[Keyring]:
+    keyring = Keyring(database, version)
     yield keyring
-    keyring.stop()
+    keyring.close()
 
 
 @pytest.fixture
@@ -31,33 +56,36 @@ def secret(database: Database) -> str:
 
 class TestRemembered:
     def test_what_was_looked_up_is_remembered(self, keyring: Keyring, secret: str) -> None:
-        assert keyring.remembered(secret, utc_now()) is None
-        principal = keyring.look_up(secret, utc_now())
-        assert keyring.remembered(secret, utc_now()) == principal
+        assert keyring.remembered(secret, utc_now()) == (None, 0)
+        principal = keyring.look_up(secret, utc_now(), 0)
+        assert keyring.remembered(secret, utc_now()) == (principal, 0)
 
     def test_a_key_expires_while_it_is_remembered(self, keyring: Keyring, secret: str) -> None:
-        keyring.look_up(secret, utc_now())
+        keyring.remembered(secret, utc_now())
+        keyring.look_up(secret, utc_now(), 0)
         with pytest.raises(Unauthorized):
             keyring.remembered(secret, utc_now() + timedelta(days=1))
 
-    def test_a_change_is_seen_after_forgetting(self, keyring: Keyring, secret: str, database: Database) -> None:
-        keyring.look_up(secret, utc_now())
+    def test_a_commit_has_the_store_asked_again(
+        self, keyring: Keyring, secret: str, database: Database, version: Version
+    ) -> None:
+        keyring.remembered(secret, utc_now())
+        keyring.look_up(secret, utc_now(), 0)
         with database.transaction() as session:
             session.execute(update(ApiKey).values(enabled=False))
-        keyring.forget()
-        assert keyring.remembered(secret, utc_now()) is None
+        version.number = 1
+        assert keyring.remembered(secret, utc_now()) == (None, 1)
         with pytest.raises(Unauthorized):
-            keyring.look_up(secret, utc_now())
+            keyring.look_up(secret, utc_now(), 1)
 
     def test_what_was_read_before_a_commit_is_not_kept_after_it(
-        self, keyring: Keyring, secret: str, database: Database
+        self, keyring: Keyring, secret: str, version: Version
     ) -> None:
-        def commit_in_between(*_: object) -> None:
-            keyring.forget()
-
-        event.listen(database.engine, "after_cursor_execute", commit_in_between)
-        keyring.look_up(secret, utc_now())
-        assert keyring.remembered(secret, utc_now()) is None
+        _, before = keyring.remembered(secret, utc_now())
+        version.number = 1
+        keyring.remembered("wsp_of_another_request", utc_now())
+        keyring.look_up(secret, utc_now(), before)
+        assert keyring.remembered(secret, utc_now()) == (None, 1)
 
 
 class TestLastUsed:
@@ -71,11 +99,12 @@ class TestLastUsed:
             lambda _c, _cur, statement, *_: written.append(statement) if statement.startswith("UPDATE") else None,
         )
         start = utc_now()
-        keyring.look_up(secret, start)
+        keyring.remembered(secret, start)
+        keyring.look_up(secret, start, 0)
         for second in range(1, 59):
             keyring.remembered(secret, start + timedelta(seconds=second))
         keyring.remembered(secret, start + timedelta(seconds=60))
-        keyring.stop()
+        keyring.close()
         assert len(written) == 2
         with database.reading() as session:
             last_used = session.query(ApiKey.last_used_at).scalar()

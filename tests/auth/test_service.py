@@ -48,23 +48,6 @@ class TestCheckDelegation:
             return service.authenticate(session, secret, utc_now())[0]
 
 
-class TestAddressAllowed:
-    @pytest.mark.parametrize(
-        ("address", "networks", "allowed"),
-        [
-            ("203.0.113.7", [], True),
-            ("203.0.113.7", ["203.0.113.0/24"], True),
-            ("203.0.113.7", ["203.0.113.7"], True),
-            ("203.0.114.7", ["203.0.113.0/24"], False),
-            ("::ffff:203.0.113.7", ["203.0.113.0/24"], True),
-            ("2001:db8::1", ["203.0.113.0/24", "2001:db8::/32"], True),
-            ("not an address", ["0.0.0.0/0"], False),
-        ],
-    )
-    def test_by_network(self, address: str, networks: list[str], allowed: bool) -> None:
-        assert service.address_allowed(address, networks) is allowed
-
-
 class TestUsers:
     @pytest.mark.parametrize("username", ["", "A", "a_b", "a/b", "..", "1a", "a b", "x" * 33, "ä", "a\n"])
     def test_a_name_that_would_not_do_as_a_folder_is_refused(self, database: Database, username: str) -> None:

@@ -7,8 +7,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
 from fastapi.security.base import SecurityBase
 
+from wsp.addresses import address_allowed
 from wsp.auth.keyring import Keyring
-from wsp.auth.service import Principal, address_allowed
+from wsp.auth.service import Principal
 from wsp.database import utc_now
 from wsp.errors import Forbidden, Unauthorized
 
@@ -61,9 +62,9 @@ async def _authenticate(request: Request) -> Principal:
         raise Unauthorized
     keyring: Keyring = request.app.state.keyring
     now = utc_now()
-    principal = keyring.remembered(secret, now)
+    principal, version = keyring.remembered(secret, now)
     if principal is None:
-        principal = await run_in_threadpool(keyring.look_up, secret, now)
+        principal = await run_in_threadpool(keyring.look_up, secret, now, version)
     address = request.client.host if request.client else ""
     if not address_allowed(address, principal.ip_whitelist):
         raise Forbidden("API key is not allowed from this address")

@@ -14,7 +14,7 @@ from wsp.auth.service import Principal
 from wsp.errors import NotFound
 from wsp.rest.answers import Message, failures
 from wsp.rest.fields import one_line
-from wsp.rest.lists import LIST_HEADERS, ShortPageQuery, describe_page
+from wsp.rest.lists import LIST_HEADERS, SHORT_PAGE_PARAMETERS, ShortPageQuery, page_headers
 from wsp.rest.routing import Router
 from wsp.rest.session import Reader, Writer, Zone
 
@@ -65,6 +65,7 @@ def create_key(username: Username, body: KeyRequest, caller: Caller, session: Wr
     "/",
     operation_id="listApiKeys",
     summary="List API keys",
+    openapi_extra=SHORT_PAGE_PARAMETERS,
     responses={200: {"headers": LIST_HEADERS}},
 )
 def list_keys(
@@ -78,7 +79,7 @@ def list_keys(
 ) -> KeyList:
     """The keys of a user, oldest first, without their secrets."""
     keys, total = service.page_of_keys(session, _visible_user(session, caller, username), page)
-    describe_page(request, response, page, total)
+    response.headers.update(page_headers(request, page, total))
     return KeyList(keys=[KeyOut.of(key, zone) for key in keys], total=total)
 
 

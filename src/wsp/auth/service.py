@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.exc import IntegrityError
@@ -124,19 +124,6 @@ def authenticate(session: Session, secret: str, now: datetime) -> tuple[Principa
 def touch_key(session: Session, key_id: str, now: datetime) -> None:
     """Note that a key was used."""
     session.execute(update(ApiKey).where(ApiKey.id == key_id).values(last_used_at=now))
-
-
-def address_allowed(address: str, networks: Sequence[str]) -> bool:
-    """Is the address in one of the networks? An empty list allows every address."""
-    if not networks:
-        return True
-    try:
-        ip = ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(ip, "ipv4_mapped", None)
-    ip = mapped or ip
-    return any(ip in ip_network(network) for network in networks)
 
 
 def issue_key(

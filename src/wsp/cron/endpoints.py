@@ -9,7 +9,14 @@ from wsp.cron import service
 from wsp.cron.schemas import JobChange, JobCreate, JobOut, RunOut
 from wsp.heartbeat import alive
 from wsp.rest.answers import Message, failures
-from wsp.rest.lists import LIST_HEADERS, PageQuery, ShortPageQuery, describe_page
+from wsp.rest.lists import (
+    LIST_HEADERS,
+    PAGE_PARAMETERS,
+    SHORT_PAGE_PARAMETERS,
+    PageQuery,
+    ShortPageQuery,
+    page_headers,
+)
 from wsp.rest.routing import Router
 from wsp.rest.session import Reader, Writer, Zone
 
@@ -19,13 +26,19 @@ Caller = Annotated[Principal, caller("cron")]
 JobId = Annotated[int, Path(description="The job's id", examples=[5])]
 
 
-@router.get("/", operation_id="listCronJobs", summary="List cron jobs", responses={200: {"headers": LIST_HEADERS}})
+@router.get(
+    "/",
+    operation_id="listCronJobs",
+    summary="List cron jobs",
+    openapi_extra=PAGE_PARAMETERS,
+    responses={200: {"headers": LIST_HEADERS}},
+)
 def list_jobs(
     caller: Caller, session: Reader, zone: Zone, page: PageQuery, request: Request, response: Response
 ) -> list[JobOut]:
     """Every job of the caller, oldest first; of every owner for admins."""
     jobs, total = service.list_jobs(session, caller.sees_owner, page)
-    describe_page(request, response, page, total)
+    response.headers.update(page_headers(request, page, total))
     scheduler_alive = alive(session, "cron")
     return [JobOut.of(job, zone, scheduler_alive=scheduler_alive) for job in jobs]
 
@@ -56,6 +69,7 @@ def change_job(id: JobId, body: JobChange, caller: Caller, session: Writer, zone
     "/{id}/logs",
     operation_id="listCronJobRuns",
     summary="Show the runs of a cron job",
+    openapi_extra=SHORT_PAGE_PARAMETERS,
     responses={200: {"headers": LIST_HEADERS}, **failures(404)},
 )
 def list_runs(
@@ -69,7 +83,7 @@ def list_runs(
 ) -> list[RunOut]:
     """The runs, newest first: one for every time the job was due, with what the command printed."""
     runs, total = service.list_runs(session, caller.sees_owner, id, page)
-    describe_page(request, response, page, total)
+    response.headers.update(page_headers(request, page, total))
     return [RunOut.of(run, zone) for run in runs]
 
 

@@ -23,9 +23,11 @@ from wsp.homes import home_dir
 from wsp.passwords import hash_password
 from wsp.rest.answers import Message, failures
 from wsp.rest.fields import Domain, not_blank, one_line
-from wsp.rest.lists import LIST_HEADERS, PageQuery, describe_page
+from wsp.rest.kept import Answer
+from wsp.rest.lists import LIST_HEADERS, PAGE_PARAMETERS, PageQuery, page_headers
 from wsp.rest.routing import Router
 from wsp.rest.session import Reader, Writer, Zone
+from wsp.rest.state import get_state
 
 router = Router(prefix="/ftp", tags=["FTP accounts"], responses=failures())
 
@@ -39,15 +41,24 @@ DomainName = Annotated[Domain, Path(examples=["example.com"]), AfterValidator(no
 
 
 @router.get(
-    "/", operation_id="listFtpAccounts", summary="List FTP accounts", responses={200: {"headers": LIST_HEADERS}}
+    "/",
+    operation_id="listFtpAccounts",
+    summary="List FTP accounts",
+    response_model=AccountList,
+    openapi_extra=PAGE_PARAMETERS,
+    responses={200: {"headers": LIST_HEADERS}},
 )
-def list_accounts(
-    caller: Caller, session: Reader, zone: Zone, page: PageQuery, request: Request, response: Response
-) -> AccountList:
+async def list_accounts(caller: Caller, page: PageQuery, request: Request) -> Response:
     """Every account of the caller, by name; of every owner for admins."""
-    accounts, total = service.list_accounts(session, caller.sees_owner, page)
-    describe_page(request, response, page, total)
-    return AccountList(accounts=[AccountOut.of(account, zone) for account in accounts], total=total)
+    state, visible_to = get_state(request), caller.sees_owner
+
+    def make() -> Answer:
+        with state.database.reading() as session:
+            accounts, total = service.list_accounts(session, visible_to, page)
+        body = AccountList(accounts=[AccountOut.of(account, state.zone) for account in accounts], total=total)
+        return Answer(body.model_dump_json().encode(), page_headers(request, page, total))
+
+    return await state.kept.get(("ftp accounts", visible_to, page, request.url.query), make)
 
 
 @router.get("/status", operation_id="getFtpStatus", summary="Is FTP running?")

@@ -24,6 +24,7 @@ class Login:
     read_only: bool
     enabled: bool
     allowed_ips: tuple[str, ...]
+    anonymous: bool = False
 
 
 def find_login(session: Session, username: str) -> Login | None:
@@ -70,6 +71,7 @@ def find_anonymous(session: Session, domain: str) -> list[Login]:
             read_only=not access.allow_upload,
             enabled=True,
             allowed_ips=(),
+            anonymous=True,
         )
         for access in session.scalars(query)
     ]

@@ -14,6 +14,7 @@ _TYPE_NAMES = {
     "string_unicode": "valid Unicode text",
     "bool_type": "true or false",
     "int_type": "an integer",
+    "int_parsing": "an integer",
     "list_type": "a list",
     "dict_type": "an object",
 }

@@ -1,38 +1,70 @@
 """The query parameters of lists, and the headers of their answers."""
 
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import Depends, Query, Request, Response
-from pydantic import AfterValidator
+from fastapi import Depends, Request
+from pydantic import AfterValidator, ConfigDict, Field
 
 from wsp.paging import Page
+from wsp.rest.bodies import RequestBody, left_out
 from wsp.rest.fields import one_line
 
 MAX_OFFSET = 2**31 - 1
 
 Text = Annotated[str, AfterValidator(one_line)]
-Limit = Annotated[int | None, Query(ge=1, le=MAX_OFFSET, description="How many at most; all of them when left out")]
-Offset = Annotated[int, Query(ge=0, le=MAX_OFFSET, description="How many to pass over first")]
-Search = Annotated[Text, Query(max_length=200, description="Only those with this text, in any case")]
 
 
-async def _page(
-    limit: Limit = None,
-    offset: Offset = 0,
-    search: Search = "",
-    domain: Annotated[Text, Query(max_length=253, description="Only those of this domain")] = "",
-    owner: Annotated[Text, Query(max_length=32, description="Only those of this owner (for admins)")] = "",
-) -> Page:
-    return Page(limit=limit, offset=offset, search=search, domain=domain.lower(), owner=owner)
+class _ShortParameters(RequestBody):
+    """What every list takes."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)  # a query string holds nothing but texts
+
+    limit: Annotated[int, Field(ge=1, le=MAX_OFFSET, description="How many at most; all of them when left out")] = (
+        left_out()
+    )
+    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET, description="How many to pass over first")] = 0
+    search: Annotated[Text, Field(max_length=200, description="Only those with this text, in any case")] = ""
 
 
-async def _short_page(limit: Limit = None, offset: Offset = 0, search: Search = "") -> Page:
-    return Page(limit=limit, offset=offset, search=search)
+class _Parameters(_ShortParameters):
+    """What lists of things with an owner take."""
+
+    domain: Annotated[
+        Text, Field(max_length=253, description="Only those of this domain"), AfterValidator(str.lower)
+    ] = ""
+    owner: Annotated[Text, Field(max_length=32, description="Only those of this owner (for admins)")] = ""
 
 
-PageQuery = Annotated[Page, Depends(_page)]
-ShortPageQuery = Annotated[Page, Depends(_short_page)]
+def _reader_of(parameters: type[_ShortParameters]) -> Any:
+    async def page(request: Request) -> Page:
+        # Not as parameters of FastAPI: taking five of them apart took a third of the time of a short request.
+        if not request.scope["query_string"]:
+            return _EVERYTHING
+        return Page(**parameters.model_validate(dict(request.query_params)).model_dump())
+
+    return Depends(page)
+
+
+def _documented(parameters: type[_ShortParameters]) -> dict[str, Any]:
+    fields = parameters.model_json_schema()["properties"]
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "required": False, "description": schema.pop("description"), "schema": schema}
+            for name, schema in fields.items()
+        ]
+    }
+
+
+_EVERYTHING = Page()
+
+PageQuery = Annotated[Page, _reader_of(_Parameters)]
+PAGE_PARAMETERS = _documented(_Parameters)
+"""For `openapi_extra` of an endpoint that takes a `PageQuery`."""
+
+ShortPageQuery = Annotated[Page, _reader_of(_ShortParameters)]
+SHORT_PAGE_PARAMETERS = _documented(_ShortParameters)
+"""The same for a `ShortPageQuery`."""
 
 LIST_HEADERS = {
     "X-Total-Count": {"description": "How many there are in all", "schema": {"type": "integer"}},
@@ -43,9 +75,9 @@ LIST_HEADERS = {
 }
 
 
-def describe_page(request: Request, response: Response, page: Page, total: int) -> None:
-    """Say in the headers how many there are, and where the neighbouring parts of the list are."""
-    response.headers["X-Total-Count"] = str(total)
+def page_headers(request: Request, page: Page, total: int) -> dict[str, str]:
+    """Headers that say how many there are, and where the neighbouring parts of the list are."""
+    headers = {"X-Total-Count": str(total)}
     links = []
     if page.limit is not None:
         if page.offset + page.limit < total:
@@ -53,7 +85,8 @@ def describe_page(request: Request, response: Response, page: Page, total: int) 
         if page.offset > 0:
             links.append(_link(request, max(0, page.offset - page.limit), "prev"))
     if links:
-        response.headers["Link"] = ", ".join(links)
+        headers["Link"] = ", ".join(links)
+    return headers
 
 
 def _link(request: Request, offset: int, relation: str) -> str:

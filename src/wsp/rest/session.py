@@ -19,8 +19,7 @@ def get_session(request: Request) -> Iterator[Session]:
         if claim is not None:
             claim.take(session)
         yield session
-    for react in state.after_commit:
-        react()
+    state.version.note_own_commit()
 
 
 async def get_reader(request: Request) -> AsyncIterator[Session]:

@@ -1,22 +1,23 @@
 """What the application hands to its endpoints."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
 from fastapi import Request
 
 from wsp.database import Database
+from wsp.rest.kept import KeptAnswers
 from wsp.settings import Settings
+from wsp.version import StoreVersion
 
 
-@dataclass
 class State:
     """The wiring of one application, at `app.state.wsp`."""
 
-    settings: Settings
-    database: Database
-    after_commit: list[Callable[[], None]] = field(default_factory=list)
+    def __init__(self, settings: Settings, database: Database, version: StoreVersion) -> None:
+        self.settings = settings
+        self.database = database
+        self.version = version
+        self.kept = KeptAnswers(version)
 
     @property
     def zone(self) -> ZoneInfo:

@@ -13,6 +13,7 @@ from wsp.database import Database
 from wsp.ftp.endpoints import router as ftp_router
 from wsp.rest.state import State
 from wsp.settings import Settings
+from wsp.version import store_version
 from wsp.web import documents, failures, health
 from wsp.web.gate import Gate
 
@@ -21,13 +22,15 @@ API_BASE = "/api/v1"
 
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """The API on a database. Nothing is connected until the application starts."""
-    keyring = Keyring(database)
+    version = store_version(database)
+    keyring = Keyring(database, version)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        keyring.start()
+        version.start()
         yield
-        keyring.stop()
+        keyring.close()
+        version.close()
 
     app = FastAPI(
         title="wsp",
@@ -41,7 +44,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.state.wsp = State(settings, database, after_commit=[keyring.forget])
+    app.state.wsp = State(settings, database, version)
     app.state.keyring = keyring
     for router in (ftp_router, cron_router, auth_router, keys_router):
         app.include_router(router, prefix=API_BASE)

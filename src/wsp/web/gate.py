@@ -6,7 +6,6 @@ import logging
 import time
 from contextlib import suppress
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wsp.web.failures import failure, server_failure
@@ -77,11 +76,11 @@ class Gate:
         scope = passage.scope
         if self._rate is not None and scope["path"].startswith(API_PREFIX):
             left, resets = self._rate.count(_who(scope), time.time())
-            passage.rate_headers = {
-                "X-RateLimit-Limit": str(self._rate.limit),
-                "X-RateLimit-Remaining": str(max(0, left)),
-                "X-RateLimit-Reset": str(resets),
-            }
+            passage.rate_headers = (
+                (b"x-ratelimit-limit", b"%d" % self._rate.limit),
+                (b"x-ratelimit-remaining", b"%d" % max(0, left)),
+                (b"x-ratelimit-reset", b"%d" % resets),
+            )
             if left < 0:
                 wait = max(1, resets - int(time.time()))
                 sentence = f"Too many requests, try again in {wait} seconds"
@@ -117,7 +116,7 @@ class _Passage:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body: int) -> None:
         self.scope = scope
-        self.rate_headers: dict[str, str] = {}
+        self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.status = 0
         self.announced = _content_length(scope)
         self._receive = receive
@@ -146,10 +145,7 @@ class _Passage:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            if self.rate_headers:
-                headers = MutableHeaders(scope=message)
-                for name, value in self.rate_headers.items():
-                    headers[name] = value
+            message["headers"] = [*message["headers"], *self.rate_headers]
         await self._send(message)
 
     def log(self) -> None:

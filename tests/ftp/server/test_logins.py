@@ -1,6 +1,7 @@
 """Who gets in, on both stores: what is committed counts for the very next login."""
 
 import ftplib
+import io
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -95,6 +96,15 @@ class TestAnonymousLogin:
         client = connect(running)
         client.login("Anonymous@two.example", "")
         put(client, "x", b"x")
+        assert (other / "x").read_bytes() == b"x"
+
+        # What is there is nobody's to change: not by the one who put it there, either.
+        for attempt in ("STOR x", "APPE x"):
+            with pytest.raises(ftplib.error_perm, match="55"):
+                client.storbinary(attempt, io.BytesIO(b"y"))
+        for attempt in ("DELE x", "RNFR x", "MKD y", "SITE CHMOD 777 x"):
+            with pytest.raises(ftplib.error_perm, match="550"):
+                client.sendcmd(attempt)
         assert (other / "x").read_bytes() == b"x"
 
         running.anonymous("off.example", enabled=False)

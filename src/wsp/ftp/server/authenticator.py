@@ -1,14 +1,13 @@
 """Whether somebody may log in: the account, the address, the password and the home, checked off the event loop."""
 
-import ipaddress
 import logging
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from wsp.addresses import address_allowed
 from wsp.database import Database
 from wsp.ftp.logins import Login, find_anonymous, find_login, replace_password_hash
 from wsp.ftp.server.jail import Jail, open_home
@@ -19,6 +18,7 @@ from wsp.passwords import verify_password
 ANONYMOUS_NAMES = ("anonymous", "ftp")
 READ_PERMISSIONS = "elr"  # pyftpdlib's letters: enter, list, retrieve
 WRITE_PERMISSIONS = "adfmwMT"  # append, delete, rename, make folders, store, change modes, change times
+ANONYMOUS_WRITE_PERMISSIONS = "w"  # leave a file, and never touch what is there
 
 WRONG = "530 Login incorrect."  # one sentence for every reason: it must not tell which accounts exist
 NO_ANONYMOUS = "530 There is no anonymous access here."
@@ -123,27 +123,6 @@ def anonymous_domain(username: str) -> str | None:
     return domain if name in ANONYMOUS_NAMES else None
 
 
-@lru_cache(maxsize=4096)
-def normal_address(address: str) -> str:
-    """An address as it is compared and logged: an IPv4 address mapped into IPv6 is the IPv4 address (RFC 4291)."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return str(mapped or parsed)
-
-
-def address_allowed(address: str, allowed: tuple[str, ...]) -> bool:
-    """Whether a normal address is in one of the addresses or networks; an empty list allows any."""
-    if not allowed:
-        return True
-    parsed = ipaddress.ip_address(address)
-    return any(parsed in network for network in _networks(allowed))
-
-
-@lru_cache(maxsize=1024)
-def _networks(allowed: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    return tuple(ipaddress.ip_network(text, strict=False) for text in allowed)
-
-
 def _is_text(username: str) -> bool:
     """Whether this can be the name of an account; the store takes nothing else."""
     try:
@@ -164,7 +143,8 @@ class Permissions:
     """What pyftpdlib asks of an authorizer once somebody is logged in: one account, one session."""
 
     def __init__(self, login: Login) -> None:
-        self._letters = READ_PERMISSIONS if login.read_only else READ_PERMISSIONS + WRITE_PERMISSIONS
+        writing = ANONYMOUS_WRITE_PERMISSIONS if login.anonymous else WRITE_PERMISSIONS
+        self._letters = READ_PERMISSIONS if login.read_only else READ_PERMISSIONS + writing
 
     def has_perm(self, username: str, perm: str, path: str | None = None) -> bool:
         return perm in self._letters

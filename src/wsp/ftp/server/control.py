@@ -10,7 +10,7 @@ from OpenSSL import SSL
 from pyftpdlib.exceptions import FilesystemError, _RetryError
 from pyftpdlib.handlers.ftps.control import TLS_FTPHandler
 
-from wsp.ftp.server.authenticator import normal_address
+from wsp.addresses import normal_address
 
 LINE_BYTES = 8192  # the longest command; PATH_MAX is 4096
 UNREAD_REPLIES = 1000  # a client that sends on without reading is cut off

@@ -13,7 +13,7 @@ from pyftpdlib.filesystems import AbstractedFS, FilesystemError
 
 from wsp.ftp.server import upload as uploads
 from wsp.ftp.server.jail import RESERVED_PREFIX, Jail
-from wsp.ftp.server.upload import Upload
+from wsp.ftp.server.upload import Upload, UploadRefused
 
 _UNLISTABLE = ("\r", "\n")  # a name with a line end in it would forge entries of a listing
 
@@ -29,10 +29,11 @@ class Download(io.FileIO):
 class JailedFilesystem(AbstractedFS):
     """One session's view. Paths are normalised, absolute and relative to the home: `/` is the home."""
 
-    def __init__(self, jail: Jail, account: str, cmd_channel: Any) -> None:
+    def __init__(self, jail: Jail, account: str, cmd_channel: Any, *, may_replace: bool = True) -> None:
         super().__init__("/", cmd_channel)
         self._jail = jail
         self._account = account
+        self._may_replace = may_replace
 
     def close(self) -> None:
         """Let go of the home."""
@@ -67,11 +68,17 @@ class JailedFilesystem(AbstractedFS):
 
     def begin_upload(self, path: str) -> Upload:
         """Receive a whole file. Raises OSError, UploadRefused."""
+        self._check_replacing(path)
         return uploads.begin_upload(self._jail, self._account, path)
 
     def resume_upload(self, path: str, offset: int | None) -> Upload:
         """Receive the rest of a file, from `offset` bytes on or from its end. Raises OSError, UploadRefused."""
+        self._check_replacing(path)
         return uploads.resume_upload(self._jail, self._account, path, offset)
+
+    def _check_replacing(self, path: str) -> None:
+        if not self._may_replace and self.lexists(path):
+            raise UploadRefused("553 There is a file of that name already, and anonymous uploads replace none.")
 
     def resumable_size(self, path: str) -> int | None:
         """How much of an interrupted upload is there to resume, where there is no such file."""

@@ -10,7 +10,7 @@ from typing import Any
 from pyftpdlib.handlers.ftp.dispatchers import PassiveDTP
 from pyftpdlib.ioloop import Acceptor
 
-from wsp.ftp.server.authenticator import normal_address
+from wsp.addresses import normal_address
 
 CONNECT_SECONDS = 30  # how long a client may take to connect
 BACKLOG = 5
