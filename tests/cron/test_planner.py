@@ -44,7 +44,7 @@ def plan(jobs: JobStore, step: Step) -> Plan:
     """Plan at a time: first what overlaps, then what starts."""
 
     def do(now: datetime, *, keep_runs: int = 1000, limit: int = 100, claim: Claim = CLAIM) -> list[PlannedRun]:
-        step(planner.skip_overlapping, now, claim=claim, keep_runs=keep_runs)
+        step(planner.skip_barred, now, claim=claim, keep_runs=keep_runs)
         planned: list[PlannedRun] = step(planner.plan, now, claim=claim, keep_runs=keep_runs, limit=limit)
         return planned
 
@@ -146,6 +146,20 @@ class TestPlan:
         assert plan(NOON) == []
         assert [run.status for run in jobs.runs(job_id)] == ["succeeded"]
         assert jobs.job(job_id).next_run_at == NOON + MINUTE
+
+
+class TestDisabledOwner:
+    def test_ticks_are_skipped_until_the_owner_is_back(self, jobs: JobStore, plan: Plan) -> None:
+        job_id = jobs.add(next_run_at=NOON)
+        with jobs.database.transaction() as session:
+            session.execute(text("UPDATE users SET status = 'disabled'"))
+        assert plan(NOON) == []
+        [skipped] = jobs.runs(job_id)
+        assert (skipped.status, skipped.reason) == ("skipped", "The owner of this job is disabled")
+        with jobs.database.transaction() as session:
+            session.execute(text("UPDATE users SET status = 'active'"))
+        [run] = plan(NOON + MINUTE)
+        assert run.scheduled_for == NOON + MINUTE
 
 
 class TestOverlap:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Insert, func, select, update
+from sqlalchemy import ColumnElement, Insert, column, exists, func, select, table, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -27,8 +27,14 @@ LONGEST_STEP_BACK = timedelta(hours=3)
 
 TRIGGER = "schedule"
 
+OWNER_DISABLED = "The owner of this job is disabled"
 NOT_RUNNING = "The scheduler was not running"
 TOO_LATE = "The scheduler came too late: the clock was set forward, the machine slept, or all places were taken"
+
+# The owner's row belongs to another area of the server; only these two columns of it matter here.
+_USERS = table("users", column("username"), column("status"))
+_OWNER_DISABLED = exists().where(_USERS.c.username == CronJob.owner, _USERS.c.status != "active")
+_RUNNING = exists().where(JobRun.job_id == CronJob.id, JobRun.status == "running")
 
 logger = logging.getLogger(__name__)
 
@@ -135,18 +141,21 @@ def rearm(session: Session, now: datetime, zone: ZoneInfo, *, after_id: int = 0,
     return jobs[-1].id if jobs else None
 
 
-def skip_overlapping(
+def skip_barred(
     session: Session, now: datetime, zone: ZoneInfo, claim: Claim, *, keep_runs: int, limit: int = BATCH_JOBS
 ) -> int:
-    """Record due ticks of jobs that still run as skipped, free places or not. Returns the number of jobs."""
-    running = select(JobRun.id).where(JobRun.job_id == CronJob.id, JobRun.status == "running").exists()
-    jobs = _due(session, now, running, limit)
+    """Record as skipped the due ticks of jobs that still run, or whose owner is disabled, free places or not.
+
+    Returns the number of jobs.
+    """
+    jobs = _due(session, now, _RUNNING | _OWNER_DISABLED, limit)
     for job in jobs:
         run_id = session.scalar(
             select(JobRun.id).where(JobRun.job_id == job.id, JobRun.status == "running").order_by(JobRun.id).limit(1)
         )
+        reason = OWNER_DISABLED if run_id is None else f"Run {run_id} of this job was still going"
         for tick in _ticks(job, now, zone):
-            _insert_skipped(session, job, tick, now, claim, f"Run {run_id} of this job was still going")
+            _insert_skipped(session, job, tick, now, claim, reason)
         _move_on(session, job, now, zone)
         prune(session, job.id, keep_runs)
     return len(jobs)
@@ -155,14 +164,13 @@ def skip_overlapping(
 def plan(
     session: Session, now: datetime, zone: ZoneInfo, claim: Claim, *, keep_runs: int, limit: int = BATCH_JOBS
 ) -> list[PlannedRun]:
-    """Decide the due ticks of up to `limit` jobs that do not run already, those first that have waited longest.
+    """Decide the due ticks of up to `limit` jobs that `skip_barred` leaves, those first that have waited longest.
 
     Of several ticks that were missed the newest runs, late; the older ones, MISSED_TICKS_KEPT at most, are
     recorded as skipped. The returned runs have rows that say `running`: start them once the caller has committed.
     """
-    running = select(JobRun.id).where(JobRun.job_id == CronJob.id, JobRun.status == "running").exists()
     planned = []
-    for job in _due(session, now, ~running, limit):
+    for job in _due(session, now, ~_RUNNING & ~_OWNER_DISABLED, limit):
         ticks = _ticks(job, now, zone)
         for tick in ticks[:-1]:
             reason = NOT_RUNNING if tick < claim.running_since else TOO_LATE

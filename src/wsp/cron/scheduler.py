@@ -121,7 +121,7 @@ class Scheduler:
             waiting = await self._planning.read(planner.waiting)
         self._next_due = waiting.next_due
         if waiting.next_due is not None and waiting.next_due <= now:
-            await self._until_done(self._skip_overlapping)
+            await self._until_done(self._skip_barred)
             await self._start_due()
             # A job that stays overdue waits for a place, and a run that ends wakes this loop.
             self._next_due = await self._planning.read(lambda session: planner.next_due_after(session, now))
@@ -131,9 +131,9 @@ class Scheduler:
         while await self._planning.change(step) and not self._stopping.is_set():
             pass
 
-    def _skip_overlapping(self, session: Session) -> int:
+    def _skip_barred(self, session: Session) -> int:
         keep_runs = self._settings.cron_keep_runs
-        return planner.skip_overlapping(session, utc_now(), self._settings.zone, self._claim, keep_runs=keep_runs)
+        return planner.skip_barred(session, utc_now(), self._settings.zone, self._claim, keep_runs=keep_runs)
 
     async def _start_due(self) -> None:
         while not self._stopping.is_set():
