@@ -13,6 +13,7 @@ from wsp import schema, tables
 from wsp.database import Database
 from wsp.errors import StartupError
 from wsp.preparation import check_schema, migrate
+from wsp.revision import REVISION, stored_revision
 
 
 def _context(connection: Connection) -> MigrationContext:
@@ -69,6 +70,7 @@ class TestModelsAndMigrations:
         script = ScriptDirectory.from_config(schema.alembic_config())
         assert len(script.get_heads()) == 1
         assert len(script.get_bases()) == 1
+        assert script.get_current_head() == REVISION
 
 
 class TestMovingBetweenRevisions:
@@ -77,7 +79,7 @@ class TestMovingBetweenRevisions:
         first = _shape(empty)
         schema.downgrade(empty, "base")
         assert set(_shape(empty)) == {"alembic_version"}
-        assert schema.current(empty) is None
+        assert stored_revision(empty) is None
         schema.upgrade(empty)
         assert _shape(empty) == first
         empty.close()
@@ -88,7 +90,7 @@ class TestMovingBetweenRevisions:
             schema.upgrade(empty, revision)
             schema.downgrade(empty, "-1")
             schema.upgrade(empty, revision)
-            assert schema.current(empty) == revision
+            assert stored_revision(empty) == revision
         empty.close()
 
     def test_upgrading_what_is_current_changes_nothing(self, database: Database) -> None:
@@ -131,7 +133,7 @@ class TestStartingOnASchema:
             connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
         with pytest.raises(StartupError, match="schema 9999, which this version of wsp does not know"):
             migrate(database)
-        assert schema.current(database) == "9999"
+        assert stored_revision(database) == "9999"
 
     def test_a_database_out_of_reach_is_one_line_without_its_password(self) -> None:
         database = Database("postgresql+psycopg://wsp:hunter2@127.0.0.1:1/wsp")

@@ -2,10 +2,10 @@
 
 from functools import cache
 
-from passlib.context import CryptContext
+from passlib.context import LazyCryptContext
 
 # OWASP's second argon2id choice (19 MiB, 2 passes, 1 lane): a login storm must not take gigabytes.
-_CONTEXT = CryptContext(
+_CONTEXT = LazyCryptContext(  # not every process that could check a password ever does
     schemes=["argon2", "bcrypt", "sha512_crypt", "sha256_crypt", "md5_crypt", "apr_md5_crypt", "pbkdf2_sha256"],
     deprecated="auto",
     argon2__type="ID",

@@ -6,6 +6,7 @@ from wsp import schema
 from wsp.database import Database
 from wsp.errors import StartupError
 from wsp.firststart import make_admin
+from wsp.revision import REVISION, stored_revision
 from wsp.settings import Settings
 
 
@@ -41,8 +42,8 @@ def migrate(database: Database) -> str | None:
     Raises StartupError when the store is out of reach, or newer than this version.
     """
     try:
-        current = schema.current(database)
-        if current != schema.head():
+        current = stored_revision(database)
+        if current != REVISION:
             if current is not None and not schema.knows(current):
                 raise StartupError(
                     f"The database is at schema {current}, which this version of wsp does not know; "
@@ -57,10 +58,10 @@ def migrate(database: Database) -> str | None:
 def check_schema(database: Database) -> None:
     """Raise StartupError unless the schema is the one of this version."""
     try:
-        current = schema.current(database)
+        current = stored_revision(database)
     except SQLAlchemyError as error:
         raise _unreachable(error) from None
-    if current != schema.head():
+    if current != REVISION:
         raise StartupError("The database schema is not the one of this version; run: wsp db upgrade")
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
@@ -41,17 +40,6 @@ def _run(database: Database, revision: str, step: Callable[[Config, str], None])
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         config.attributes["connection"] = connection
         step(config, revision)
-
-
-def current(database: Database) -> str | None:
-    """The revision the database is at, None for an empty one."""
-    with database.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
-
-
-def head() -> str | None:
-    """The newest revision there is a migration for."""
-    return ScriptDirectory.from_config(alembic_config()).get_current_head()
 
 
 def knows(revision: str) -> bool:

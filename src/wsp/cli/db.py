@@ -4,6 +4,7 @@ import typer
 
 from wsp.cli.environment import read_settings
 from wsp.database import Database
+from wsp.revision import REVISION, stored_revision
 
 app = typer.Typer(
     name="db", help="The database schema: upgrade, current.", no_args_is_help=True, rich_help_panel="Administration"
@@ -16,16 +17,15 @@ def upgrade() -> None:
 
     Example: WSP_DATABASE_URL=postgresql://wsp@db/wsp wsp db upgrade
     """
-    from wsp import schema  # Alembic is slow to import
     from wsp.preflight import make_data_dir
-    from wsp.preparation import migrate
+    from wsp.preparation import migrate  # Alembic is slow to import
 
     settings = read_settings()
     make_data_dir(settings.data_dir)
     database = Database(settings.database)
     try:
         before = migrate(database)
-        after = schema.current(database)
+        after = stored_revision(database)
     finally:
         database.close()
     typer.echo(f"The database is at {after}" + ("" if before == after else f" (was {before or 'empty'})"))
@@ -37,15 +37,14 @@ def current() -> None:
 
     Example: wsp db current
     """
-    from wsp import schema  # Alembic is slow to import
     from wsp.cli.environment import must_exist
 
     url = read_settings().database
     must_exist(url)
     database = Database(url)
     try:
-        revision, newest = schema.current(database), schema.head()
+        revision = stored_revision(database)
     finally:
         database.close()
-    state = "current" if revision == newest else f"the newest is {newest}; run: wsp db upgrade"
+    state = "current" if revision == REVISION else f"the newest is {REVISION}; run: wsp db upgrade"
     typer.echo(f"{revision or 'empty'} ({state})")

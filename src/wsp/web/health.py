@@ -6,11 +6,11 @@ from fastapi import Request, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 
-from wsp import schema
 from wsp.database import Database
 from wsp.heartbeat import Kind, alive
 from wsp.rest.routing import Router
 from wsp.rest.state import get_state
+from wsp.revision import REVISION, stored_revision
 
 router = Router(tags=["Health"])
 
@@ -62,8 +62,8 @@ def readyz(request: Request, response: Response) -> Readiness:
 def _checks(database: Database) -> dict[str, str]:
     """The state of each part, as far as one can look: without a schema there is no telling of the services."""
     try:
-        revision = schema.current(database)
-        if revision != schema.head():
+        revision = stored_revision(database)
+        if revision != REVISION:
             return {"database": READY, "migrations": "the schema is not the one of this version"}
         with database.reading() as session:
             services: dict[str, str] = {

@@ -42,18 +42,19 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
         )
     )
 
-    def stop() -> None:
+    def stop(*_: object) -> None:
         server.should_exit = True
 
+    # While it serves, uvicorn has handlers of its own. It shuts down in order and then raises the signal again, which
+    # would end us before we have signed off; and a signal that comes before it serves must not be lost.
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, stop)
     heartbeat = Heartbeat(database, "api", uuid4().hex, on_orphaned=stop if supervised else None)
     heartbeat.start()
     # What the start made stays until the end: looking through it again and again for garbage took a fifth of the time.
     gc.collect()
     gc.freeze()
     logger.info("API on http://%s:%d", settings.http_host, settings.http_port)
-    # uvicorn shuts down in order and then raises the signal again, which would end us before we have signed off.
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: None)
     try:
         server.run(sockets=[listener])
     finally:
