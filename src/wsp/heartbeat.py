@@ -77,19 +77,16 @@ class Heartbeat:
         self._is_healthy = is_healthy
         self._on_orphaned = on_orphaned
         self._parent = os.getppid()
+        self._started_at = utc_now()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Write the row, then keep it fresh. Raises SQLAlchemyError when even the first report fails."""
-        now = utc_now()
+        self._started_at = now = utc_now()
         with self._database.transaction() as session:
             session.execute(delete(ServiceRow).where(ServiceRow.heartbeat_at < now - timedelta(seconds=FORGET_SECONDS)))
-            session.add(
-                ServiceRow(
-                    id=self.id, node=node_name(), kind=self._kind, pid=os.getpid(), started_at=now, heartbeat_at=now
-                )
-            )
+            session.add(self._row(now))
         self._thread.start()
 
     def stop(self) -> None:
@@ -112,11 +109,25 @@ class Heartbeat:
                 self._beat()
 
     def _beat(self) -> None:
+        now = utc_now()
+        beat = update(ServiceRow).where(ServiceRow.id == self.id).values(heartbeat_at=now).returning(ServiceRow.id)
         try:
             with self._database.transaction(announce=False) as session:
-                session.execute(update(ServiceRow).where(ServiceRow.id == self.id).values(heartbeat_at=utc_now()))
+                # After a long sleep of this machine, another service may have taken us for dead and removed the row.
+                if session.scalar(beat) is None and not self._stop.is_set():
+                    session.add(self._row(now))
         except SQLAlchemyError as error:
             logger.warning("heartbeat not written: %s", error)
+
+    def _row(self, now: datetime) -> ServiceRow:
+        return ServiceRow(
+            id=self.id,
+            node=node_name(),
+            kind=self._kind,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            heartbeat_at=now,
+        )
 
 
 def _until_next_beat() -> float:
