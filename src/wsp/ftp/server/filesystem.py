@@ -27,13 +27,16 @@ class Download(io.FileIO):
 
 
 class JailedFilesystem(AbstractedFS):
-    """One session's view. Paths are normalised, absolute and relative to the home: `/` is the home."""
+    """One session's view. Paths are normalised, absolute and relative to the home: `/` is the home.
 
-    def __init__(self, jail: Jail, account: str, cmd_channel: Any, *, may_replace: bool = True) -> None:
+    `adds_only`: uploads add whole files, and never touch what is there (anonymous sessions).
+    """
+
+    def __init__(self, jail: Jail, account: str, cmd_channel: Any, *, adds_only: bool = False) -> None:
         super().__init__("/", cmd_channel)
         self._jail = jail
         self._account = account
-        self._may_replace = may_replace
+        self._adds_only = adds_only
 
     def close(self) -> None:
         """Let go of the home."""
@@ -69,7 +72,7 @@ class JailedFilesystem(AbstractedFS):
     def begin_upload(self, path: str) -> Upload:
         """Receive a whole file. Raises OSError, UploadRefused."""
         self._check_replacing(path)
-        return uploads.begin_upload(self._jail, self._account, path)
+        return uploads.begin_upload(self._jail, self._account, path, adds_only=self._adds_only)
 
     def resume_upload(self, path: str, offset: int | None) -> Upload:
         """Receive the rest of a file, from `offset` bytes on or from its end. Raises OSError, UploadRefused."""
@@ -77,8 +80,9 @@ class JailedFilesystem(AbstractedFS):
         return uploads.resume_upload(self._jail, self._account, path, offset)
 
     def _check_replacing(self, path: str) -> None:
-        if not self._may_replace and self.lexists(path):
-            raise UploadRefused("553 There is a file of that name already, and anonymous uploads replace none.")
+        # For the client's sake, before it sends anything: what counts is that publishing never replaces.
+        if self._adds_only and self.lexists(path):
+            raise UploadRefused(uploads.TAKEN)
 
     def resumable_size(self, path: str) -> int | None:
         """How much of an interrupted upload is there to resume, where there is no such file."""

@@ -116,7 +116,7 @@ class Session(ControlChannel):
             return
         self.login = verdict.login
         self.authorizer = Permissions(verdict.login)
-        self.fs = JailedFilesystem(verdict.jail, verdict.login.username, self, may_replace=not verdict.login.anonymous)
+        self.fs = JailedFilesystem(verdict.jail, verdict.login.username, self, adds_only=verdict.login.anonymous)
         self.authenticated = True
         self.attempted_logins = 0
         logger.info("login: user %s from %s, TLS %s", verdict.login.username, self.remote_ip, self._ssl_established)

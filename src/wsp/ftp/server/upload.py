@@ -1,6 +1,6 @@
 """An upload on its way: a hidden file beside its target, published under its name by one rename.
 
-What an interrupted upload left is kept, hidden, for a day, so that the same account can go on with it. The server
+One that may only add (an anonymous one) is published by link(2) instead, which never replaces what is there. What an interrupted upload left is kept, hidden, for a day, so that the same account can go on with it. The server
 docs (`docs/ftp.md`) say what clients see of it, and why.
 """
 
@@ -19,6 +19,7 @@ KEEP_SECONDS = 24 * 3600.0  # how long an interrupted upload can be resumed
 NEW_FILE_MODE = 0o666  # less the umask
 COPY_CHUNK = 8 * 2**20  # bytes in one copy_file_range(2)
 KEY_BYTES = 12
+TAKEN = "553 There is a file of that name already, and anonymous uploads replace none."
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -35,7 +36,9 @@ class UploadRefused(Exception):
 
 
 def failure_reply(error: OSError) -> str:
-    """The answer to a client whose upload the operating system stopped (RFC 959, 4.2: 552, 550, 451)."""
+    """The answer to a client whose upload the operating system stopped (RFC 959, 4.2: 553, 552, 550, 451)."""
+    if error.errno == errno.EEXIST:  # only what may not replace a file finds one in its way
+        return TAKEN
     if error.errno in _FULL:
         return f"552 The upload was not stored: {_reason(error)}."
     if error.errno in _REFUSED:
@@ -58,6 +61,7 @@ class Upload:
         self.closed = False
         self.start = 0  # bytes that were there before this transfer
         self.replaces = False  # whether there is an old file
+        self.adds_only = False  # whether it may not replace a file, be it one that comes while this one is on its way
         self._can_be_kept = True
         self._place = place
         self._temporary = temporary
@@ -98,13 +102,21 @@ class Upload:
     def publish(self) -> None:
         """Put the file under its name. Raises OSError; then the old file is still there and this one is gone.
 
+        FileExistsError: this one only adds, and the name was taken meanwhile.
+
         Replacing takes the longer the bigger the files are: the old one's blocks are freed, and ext4 begins to write
         the new one's.
         """
         folder, target = self._place
         try:
             self._close_file()
-            os.rename(self._temporary, target, src_dir_fd=folder, dst_dir_fd=folder)
+            if self.adds_only:
+                # Unlike rename(2), link(2) fails when the name is taken: there is no moment between check and act.
+                os.link(self._temporary, target, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+                with suppress(OSError):  # it is published, and a hidden name too many is swept
+                    os.unlink(self._temporary, dir_fd=folder)
+            else:
+                os.rename(self._temporary, target, src_dir_fd=folder, dst_dir_fd=folder)
             # An earlier interrupted upload of this file is of no use any more.
             with suppress(FileNotFoundError):
                 os.unlink(self._part, dir_fd=folder)
@@ -162,14 +174,16 @@ class Upload:
         os.close(self._place.folder)
 
 
-def begin_upload(jail: Jail, account: str, path: str) -> Upload:
-    """A new upload of a whole file. Raises OSError, UploadRefused."""
+def begin_upload(jail: Jail, account: str, path: str, *, adds_only: bool = False) -> Upload:
+    """A new upload of a whole file. `adds_only`: it never replaces another one. Raises OSError, UploadRefused."""
     place, old = _take_place(jail, path)
     try:
-        return _new(place, old, account, path)
+        upload = _new(place, old, account, path)
     except OSError:
         os.close(place.folder)
         raise
+    upload.adds_only = adds_only
+    return upload
 
 
 def resume_upload(jail: Jail, account: str, path: str, offset: int | None, *, now: float | None = None) -> Upload:
