@@ -1,6 +1,7 @@
 """Uploads without an account: they add files, and neither touch nor learn anything of what others left."""
 
 import ftplib
+import io
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 TAKEN = "553 There is a file of that name already, and anonymous uploads replace none."
+NOT_RESUMED = "554 Anonymous uploads cannot be resumed: upload the file from the start."
 BODY = bytes(range(256)) * 4096 * 9  # 9 MiB: what would be published on a thread, if it replaced a file
 
 
@@ -78,3 +80,36 @@ class TestAnonymousUpload:
         with pytest.raises(ftplib.error_perm, match="553"):
             client.voidresp()
         assert [path.name for path in domain[1].iterdir()] == ["f"]
+
+
+class TestAnonymousResume:
+    def test_what_broke_off_is_not_kept(
+        self, server: Any, visit: Callable[[], ftplib.FTP], domain: tuple[str, Path], until: Any
+    ) -> None:
+        folder = domain[1]
+        client = visit()
+        data = client.transfercmd("STOR f")
+        data.sendall(b"private")
+        until(lambda: any(path.stat().st_size for path in folder.iterdir()), "the data")
+        broken = server.log.count("broken off")
+        client.close()
+        data.close()
+        until(lambda: server.log.count("broken off") > broken, "the end of the upload")
+        assert list(folder.iterdir()) == []
+
+        other = visit()
+        with pytest.raises(ftplib.error_perm, match="550"):
+            other.size("f")
+
+    def test_is_refused(self, visit: Callable[[], ftplib.FTP], domain: tuple[str, Path]) -> None:
+        client = visit()
+        with pytest.raises(ftplib.error_perm) as refused:
+            client.storbinary("STOR f", io.BytesIO(b"rest"), rest=1)
+        assert str(refused.value) == NOT_RESUMED
+        client.storbinary("STOR f", io.BytesIO(b"whole"))
+        assert (domain[1] / "f").read_bytes() == b"whole"
+        client.voidcmd("TYPE I")
+        assert client.size("f") == 5
+        with pytest.raises(ftplib.error_perm, match="55"):
+            client.storbinary("STOR f", io.BytesIO(b"rest"), rest=5)
+        assert (domain[1] / "f").read_bytes() == b"whole"

@@ -71,21 +71,21 @@ class JailedFilesystem(AbstractedFS):
 
     def begin_upload(self, path: str) -> Upload:
         """Receive a whole file. Raises OSError, UploadRefused."""
-        self._check_replacing(path)
+        # For the client's sake, before it sends anything: what counts is that publishing never replaces.
+        if self._adds_only and self.lexists(path):
+            raise UploadRefused(uploads.TAKEN)
         return uploads.begin_upload(self._jail, self._account, path, adds_only=self._adds_only)
 
     def resume_upload(self, path: str, offset: int | None) -> Upload:
         """Receive the rest of a file, from `offset` bytes on or from its end. Raises OSError, UploadRefused."""
-        self._check_replacing(path)
+        if self._adds_only:
+            raise UploadRefused(uploads.NOT_RESUMED)
         return uploads.resume_upload(self._jail, self._account, path, offset)
-
-    def _check_replacing(self, path: str) -> None:
-        # For the client's sake, before it sends anything: what counts is that publishing never replaces.
-        if self._adds_only and self.lexists(path):
-            raise UploadRefused(uploads.TAKEN)
 
     def resumable_size(self, path: str) -> int | None:
         """How much of an interrupted upload is there to resume, where there is no such file."""
+        if self._adds_only:
+            return None
         return uploads.resumable_size(self._jail, self._account, path)
 
     # Changes

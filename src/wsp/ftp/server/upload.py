@@ -1,6 +1,8 @@
 """An upload on its way: a hidden file beside its target, published under its name by one rename.
 
-One that may only add (an anonymous one) is published by link(2) instead, which never replaces what is there. What an interrupted upload left is kept, hidden, for a day, so that the same account can go on with it. The server
+One that may only add (an anonymous one) is published by link(2) instead, which never replaces what is there.
+
+What an interrupted upload left is kept, hidden, for a day, so that the same account can go on with it. The server
 docs (`docs/ftp.md`) say what clients see of it, and why.
 """
 
@@ -20,6 +22,7 @@ NEW_FILE_MODE = 0o666  # less the umask
 COPY_CHUNK = 8 * 2**20  # bytes in one copy_file_range(2)
 KEY_BYTES = 12
 TAKEN = "553 There is a file of that name already, and anonymous uploads replace none."
+NOT_RESUMED = "554 Anonymous uploads cannot be resumed: upload the file from the start."
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -61,7 +64,7 @@ class Upload:
         self.closed = False
         self.start = 0  # bytes that were there before this transfer
         self.replaces = False  # whether there is an old file
-        self.adds_only = False  # whether it may not replace a file, be it one that comes while this one is on its way
+        self._adds_only = False
         self._can_be_kept = True
         self._place = place
         self._temporary = temporary
@@ -99,6 +102,14 @@ class Upload:
         self._source = source
         self._to_copy = self.start = length
 
+    def add_only(self) -> None:
+        """Replace no file, be it one that comes while this is on its way; and leave nothing when it breaks off.
+
+        For strangers: they share one account, and what one of them left is not the next one's to measure or resume.
+        """
+        self._adds_only = True
+        self._can_be_kept = False
+
     def publish(self) -> None:
         """Put the file under its name. Raises OSError; then the old file is still there and this one is gone.
 
@@ -110,7 +121,7 @@ class Upload:
         folder, target = self._place
         try:
             self._close_file()
-            if self.adds_only:
+            if self._adds_only:
                 # Unlike rename(2), link(2) fails when the name is taken: there is no moment between check and act.
                 os.link(self._temporary, target, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
                 with suppress(OSError):  # it is published, and a hidden name too many is swept
@@ -128,8 +139,8 @@ class Upload:
     def keep(self) -> None:
         """Leave what has arrived for the same account to resume.
 
-        Nothing is left when nothing has arrived, nor when this went on from an existing file: that one is still there
-        to go on from, and is what the client will measure.
+        Nothing is left when nothing has arrived, when this only adds, or when it went on from an existing file: that
+        one is still there to go on from, and is what the client will measure.
         """
         if self.closed:
             return
@@ -175,14 +186,15 @@ class Upload:
 
 
 def begin_upload(jail: Jail, account: str, path: str, *, adds_only: bool = False) -> Upload:
-    """A new upload of a whole file. `adds_only`: it never replaces another one. Raises OSError, UploadRefused."""
+    """A new upload of a whole file. `adds_only`: see `Upload.add_only()`. Raises OSError, UploadRefused."""
     place, old = _take_place(jail, path)
     try:
         upload = _new(place, old, account, path)
     except OSError:
         os.close(place.folder)
         raise
-    upload.adds_only = adds_only
+    if adds_only:
+        upload.add_only()
     return upload
 
 
