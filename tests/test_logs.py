@@ -62,6 +62,20 @@ class TestText:
         logging.getLogger("wsp.test").info("login of %s", "x\r\n2026-01-01T00:00:00Z INFO login of admin")
         assert stderr.getvalue().count("\n") == 1
 
+    def test_no_character_moves_the_cursor_or_the_line(self, stderr: Written) -> None:
+        configure()
+        logging.getLogger("wsp.test").info("login of %s", "\x1b[2J\x85\u2028\u2029\t\x00ä")
+        assert stderr.getvalue().endswith("login of \\x1b[2J\\x85\\u2028\\u2029\\t\\x00ä\n")
+
+    def test_nor_does_one_in_a_traceback(self, stderr: Written) -> None:
+        configure()
+        try:
+            raise ValueError("\x1b[2J\r\u2028ä")
+        except ValueError:
+            logging.getLogger("wsp.test").info("it failed", exc_info=True, stack_info=True)
+        text = stderr.getvalue()
+        assert "\nValueError: \\x1b[2J\\r\\u2028ä\nStack (most recent call last):\n" in text
+
     def test_shows_the_traceback(self, stderr: Written) -> None:
         configure()
         log_a_failure()
@@ -83,6 +97,11 @@ class TestJson:
             "message": "größer\nals 1",
             "account": "admin_deploy",
         }
+
+    def test_no_character_moves_the_cursor_or_the_line(self, stderr: Written) -> None:
+        configure(log_format="json")
+        logging.getLogger("wsp.test").info("\x1b\x7f\x85\x9b\u2028\u2029")
+        assert r'"\u001b\u007f\u0085\u009b\u2028\u2029"' in stderr.getvalue()
 
     def test_holds_the_traceback_in_a_field(self, stderr: Written) -> None:
         configure(log_format="json")

@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import re
 import sys
+import unicodedata
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
@@ -13,6 +15,9 @@ from wsp.settings import Settings
 QUIET_LOGGERS = ("alembic", "asyncio", "httpx", "httpcore", "pyftpdlib", "tzlocal", "uvicorn.error")
 # They bring handlers of their own; without those their messages reach the root's handler, in our format.
 ROUTED_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access", "pyftpdlib")
+
+CONTROL_CATEGORIES = ("Cc", "Zl", "Zp")  # of Unicode: control characters, line and paragraph separators
+_LEFT_BY_JSON = re.compile("[\x7f-\x9f\u2028\u2029]")  # of these, what JSON may hold as it is
 
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
@@ -50,11 +55,11 @@ class _TextLines(_Lines):
     def format(self, record: logging.LogRecord) -> str:
         line = f"{self._time(record)} {record.levelname:<7} {self._process}[{os.getpid()}] {record.name}: "
         # What a client sent may hold line breaks; a message stays one line, so that nobody can forge another.
-        line += record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
+        line += _escaped(record.getMessage())
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + _escaped_lines(self.formatException(record.exc_info))
         if record.stack_info:
-            line += "\n" + self.formatStack(record.stack_info)
+            line += "\n" + _escaped_lines(self.formatStack(record.stack_info))
         return line
 
 
@@ -73,4 +78,16 @@ class _JsonLines(_Lines):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = self.formatStack(record.stack_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        text = json.dumps(line, ensure_ascii=False, default=str)
+        return _LEFT_BY_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _escaped(text: str) -> str:
+    """The text with every character that ends a line or steers a terminal written out, as in `\\x1b`."""
+    if text.isprintable():  # nearly always
+        return text
+    return "".join(ascii(char)[1:-1] if unicodedata.category(char) in CONTROL_CATEGORIES else char for char in text)
+
+
+def _escaped_lines(text: str) -> str:
+    return "\n".join(_escaped(line) for line in text.split("\n"))
