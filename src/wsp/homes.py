@@ -4,12 +4,24 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from wsp.errors import StartupError
+
 HOME_MODE = 0o750
 
 
 def home_dir(owner: str, domain: str = "") -> str:
     """The panel's name for the folder of an owner, or of one of their domains."""
     return f"/home/{owner}/{domain}" if domain else f"/home/{owner}"
+
+
+def make_files_root(files_root: Path) -> None:
+    """Make the folder that homes are made in (`WSP_FILES_ROOT`). Raises StartupError."""
+    try:
+        files_root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(
+            f"WSP_FILES_ROOT: cannot make {files_root} ({error.strerror}); a folder that can be written is allowed"
+        ) from None
 
 
 def make_home(files_root: Path, home: str) -> Path:

@@ -29,6 +29,14 @@ class TestStart:
         assert f"the FTP port {server.port} on 127.0.0.1 is in use" in server.log
         assert "Traceback" not in server.log
 
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+    def test_a_files_root_that_cannot_be_made_is_one_line(self, new_server: Callable[..., Any], store: str) -> None:
+        server = new_server(WSP_FILES_ROOT="/proc/nope")
+        assert server.spawn().wait(20) == 1
+        assert server.log == (
+            "WSP_FILES_ROOT: cannot make /proc/nope (No such file or directory); a folder that can be written is allowed\n"
+        )
+
     def test_another_server_on_the_same_port_is_refused(self, new_server: Callable[..., Any], tmp_path: Any) -> None:
         first = new_server().start()
         second = new_server(WSP_DATA_DIR=str(tmp_path / "elsewhere"))

@@ -22,6 +22,7 @@ from wsp.ftp.server.listener import Listener, listening_socket
 from wsp.ftp.server.loop import Loop
 from wsp.ftp.server.tls import make_context
 from wsp.heartbeat import Heartbeat
+from wsp.homes import make_files_root
 from wsp.settings import Settings
 
 LOCK_MODE = 0o600
@@ -39,7 +40,7 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
     logging.getLogger("pyftpdlib").setLevel(logging.WARNING)
     _raise_descriptor_limit()
     context = make_context(settings)
-    settings.files.mkdir(parents=True, exist_ok=True)
+    make_files_root(settings.files)
     with _claimed_port(settings) as sock:
         database = Database(settings.database)
         loop = Loop()
