@@ -33,9 +33,9 @@ class TestStart:
     def test_a_files_root_that_cannot_be_made_is_one_line(self, new_server: Callable[..., Any], store: str) -> None:
         server = new_server(WSP_FILES_ROOT="/proc/nope")
         assert server.spawn().wait(20) == 1
-        assert server.log == (
-            "WSP_FILES_ROOT: cannot make /proc/nope (No such file or directory); a folder that can be written is allowed\n"
-        )
+        (line,) = server.log.splitlines()
+        assert line.startswith("WSP_FILES_ROOT: cannot make /proc/nope (No such file or directory); ")
+        assert line.endswith("a folder that can be written is allowed")
 
     def test_another_server_on_the_same_port_is_refused(self, new_server: Callable[..., Any], tmp_path: Any) -> None:
         first = new_server().start()
