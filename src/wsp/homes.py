@@ -8,6 +8,8 @@ from wsp.errors import StartupError
 
 HOME_MODE = 0o750
 
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
 
 def home_dir(owner: str, domain: str = "") -> str:
     """The panel's name for the folder of an owner, or of one of their domains."""
@@ -24,21 +26,31 @@ def make_files_root(files_root: Path) -> None:
         ) from None
 
 
-def make_home(files_root: Path, home: str) -> Path:
-    """The real folder of a home, made if missing, one step at a time and never through a symbolic link.
+def home_path(files_root: Path, home: str) -> Path:
+    """Where a home lies on this machine, whether it is there or not."""
+    return files_root / home.strip("/")
 
-    Raises OSError when it cannot be made, or when a step of it is not a folder (a link included).
+
+def open_home(files_root: Path, home: str) -> int:
+    """A descriptor (O_PATH) of a home, made if missing, one step at a time and never through a symbolic link.
+
+    The caller closes it. Raises OSError when the home cannot be made, or when a step of it is not a folder (a link
+    included).
     """
-    root = files_root
-    root.mkdir(parents=True, exist_ok=True)
-    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for step in home.strip("/").split("/"):
+    files_root.mkdir(parents=True, exist_ok=True)
+    folder = os.open(files_root, _FOLDER)
+    for step in home.strip("/").split("/"):
+        try:
             with suppress(FileExistsError):
                 os.mkdir(step, HOME_MODE, dir_fd=folder)
-            deeper = os.open(step, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            deeper = os.open(step, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+        finally:
             os.close(folder)
-            folder = deeper
-    finally:
-        os.close(folder)
-    return root / home.strip("/")
+        folder = deeper
+    return folder
+
+
+def make_home(files_root: Path, home: str) -> Path:
+    """The real folder of a home, made if missing as `open_home()` does. Raises OSError."""
+    os.close(open_home(files_root, home))
+    return home_path(files_root, home)

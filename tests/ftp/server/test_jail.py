@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from wsp.ftp.server.jail import Jail, open_home
+from wsp.ftp.server.jail import Jail
+from wsp.homes import HOME_MODE, make_home, open_home
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def jail(request: pytest.FixtureRequest, home: Path, tmp_path: Path, monkeypatch
     if request.param == "openat2" and not Jail.use_openat2:
         pytest.skip("this kernel has no openat2")
     monkeypatch.setattr(Jail, "use_openat2", request.param == "openat2")
-    jail = Jail(open_home(str(tmp_path / "files"), "/home/admin"), str(home))
+    jail = Jail(open_home(tmp_path / "files", "/home/admin"), str(home))
     yield jail
     jail.close()
 
@@ -111,12 +112,25 @@ class TestChange:
 
 
 class TestOpenHome:
+    def test_makes_it_and_opens_that_very_folder(self, tmp_path: Path) -> None:
+        home = tmp_path / "files" / "home" / "admin" / "example.com"
+        for _ in range(2):
+            opened = open_home(tmp_path / "files", "/home/admin/example.com")
+            try:
+                assert os.path.samestat(os.fstat(opened), home.stat())
+            finally:
+                os.close(opened)
+        assert make_home(tmp_path / "files", "/home/admin/example.com") == home
+        assert home.stat().st_mode & 0o777 & ~HOME_MODE == 0
+
     def test_a_link_on_the_way_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "files").mkdir()
         (tmp_path / "elsewhere" / "admin").mkdir(parents=True)
         (tmp_path / "files" / "home").symlink_to(tmp_path / "elsewhere")
+        before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(OSError, match=r"Not a directory|symbolic links"):
-            open_home(str(tmp_path / "files"), "/home/admin")
+            open_home(tmp_path / "files", "/home/admin")
+        assert len(os.listdir("/proc/self/fd")) == before
 
 
 @pytest.mark.e2e

@@ -10,9 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from wsp.addresses import address_allowed
 from wsp.database import Database
 from wsp.ftp.logins import Login, find_anonymous, find_login, replace_password_hash
-from wsp.ftp.server.jail import Jail, open_home
+from wsp.ftp.server.jail import Jail
 from wsp.ftp.server.verified import VerifiedPasswords
-from wsp.homes import make_home
+from wsp.homes import home_path, open_home
 from wsp.passwords import verify_password
 
 ANONYMOUS_NAMES = ("anonymous", "ftp")
@@ -70,11 +70,11 @@ class Authenticator:
         if isinstance(verdict, Refused):
             return verdict
         try:
-            home = make_home(self._files_root, verdict.home_dir)
-            return Granted(verdict, Jail(open_home(os.fspath(self._files_root), verdict.home_dir), os.fspath(home)))
+            root = open_home(self._files_root, verdict.home_dir)
         except OSError as error:
             logger.error("the home of %s cannot be opened: %s", verdict.username, error)
             return Refused(NO_HOME, "home")
+        return Granted(verdict, Jail(root, os.fspath(home_path(self._files_root, verdict.home_dir))))
 
     def _check_account(self, username: str, password: str, address: str) -> Login | Refused:
         login = None

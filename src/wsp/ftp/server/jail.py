@@ -73,18 +73,6 @@ class Place(NamedTuple):
     name: str
 
 
-def open_home(files_root: str, home: str) -> int:
-    """A descriptor of the home folder, opened without following any link below the files root."""
-    folder = os.open(files_root, _FOLDER)
-    for step in home.strip("/").split("/"):
-        try:
-            deeper = os.open(step, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
-        finally:
-            os.close(folder)
-        folder = deeper
-    return folder
-
-
 class Jail:
     """The file operations of one session. Owns `root`, a descriptor of the home, until `close()`.
 
