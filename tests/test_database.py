@@ -1,6 +1,8 @@
 """The store: what a transaction promises, on both stores."""
 
+import stat
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
@@ -12,6 +14,23 @@ from wsp.database import Database
 
 def _user(name: str, at: datetime) -> User:
     return User(username=name, role="user", created_at=at, updated_at=at)
+
+
+class TestSqliteFile:
+    def test_is_made_for_our_eyes_alone(self, tmp_path: Path) -> None:
+        database = Database(f"sqlite:///{tmp_path / 'made' / 'wsp.db'}")
+        with database.engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE hashes (hash TEXT)")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "made").iterdir()}
+        database.close()
+        assert modes == {"wsp.db": 0o600, "wsp.db-wal": 0o600, "wsp.db-shm": 0o600}
+
+    def test_that_exists_keeps_its_mode(self, tmp_path: Path) -> None:
+        path = tmp_path / "wsp.db"
+        path.touch()
+        path.chmod(0o640)
+        Database(f"sqlite:///{path}").close()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 class TestTransaction:

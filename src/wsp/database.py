@@ -1,10 +1,11 @@
 """The store: one engine per process, short transactions, UTC times. SQLite and PostgreSQL are both first class."""
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -113,14 +114,26 @@ def _make_engine(url: str) -> Engine:
     }
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True, **options)
-    if parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    if parsed.database and not parsed.database.startswith("file:"):
+        _make_file(Path(parsed.database))
     engine = create_engine(
         parsed, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False}, **options
     )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _make_file(path: Path) -> None:
+    """Make the file if missing, for our eyes alone: hashes of passwords and keys come into it.
+
+    SQLite would make it with the umask's mode. It gives the files beside it (-wal, -shm) the mode of this one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Trouble is left to SQLite, which meets it again and says so. A file that is there is not even opened:
+    # closing it would end the locks that SQLite holds on it in this process.
+    with suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _compact_json(value: object) -> str:
