@@ -60,7 +60,7 @@ class PostgresServer:
 
     def start(self) -> None:
         data = self.folder / "data"
-        self._run("initdb", "-D", str(data), "-U", "wsp", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        self._run("initdb", "-D", str(data), "-U", "wsp", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
         # Durability is not what these tests are about.
         options = f"-c listen_addresses= -k {self.folder} -c fsync=off -c full_page_writes=off -c max_connections=200"
         self._run("pg_ctl", "-D", str(data), "-w", "-l", str(self.folder / "log"), "-o", options, "start")

@@ -143,11 +143,17 @@ def _compact_json(value: object) -> str:
 def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
     # The driver's own transaction handling begins too late and commits too early; `_begin_sqlite` begins instead.
     connection.isolation_level = None
+    # SQLite's own knows ASCII alone; a search is to ignore the case of every alphabet.
+    connection.create_function("lower", 1, _lower, deterministic=True)
     cursor = connection.cursor()
     _switch_to_wal(cursor)
     for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _lower(value: object) -> str | None:
+    return None if value is None else str(value).lower()
 
 
 def _switch_to_wal(cursor: DBAPICursor) -> None:
