@@ -35,7 +35,7 @@ class TestCurrent:
         before = version.current()
         with database.transaction() as session:
             create_user(session, "ann")
-        version.note_own_commit()
+        version.note_commit()
         assert version.current() != before
 
     def test_stays_while_nothing_is_committed(self, database: Database) -> None:

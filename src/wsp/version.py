@@ -8,12 +8,14 @@ feed said, and is behind by the time that a notification takes.
 import logging
 import sqlite3
 import threading
+import time
 from typing import Protocol
 
 from wsp.changes import open_feed
 from wsp.database import Database
 
 FEED_WAIT_SECONDS = 1.0
+TRUST_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +34,8 @@ class StoreVersion(Protocol):
         """The number as it is now. Take it before reading: what is read then is at least as new."""
         ...
 
-    def note_own_commit(self) -> None:
-        """This process committed something."""
+    def note_commit(self) -> None:
+        """Something was committed that this process knows of, by itself for example."""
         ...
 
     def close(self) -> None:
@@ -63,7 +65,7 @@ class _SqliteVersion:
         assert self._connection is not None  # noqa: S101 - `start` has just set it
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
-    def note_own_commit(self) -> None:
+    def note_commit(self) -> None:
         """The database knows."""
 
     def close(self) -> None:
@@ -78,6 +80,7 @@ class _FollowedVersion:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._number = 0
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="version", daemon=True)
 
@@ -85,10 +88,12 @@ class _FollowedVersion:
         self._thread.start()
 
     def current(self) -> int:
-        return self._number
+        # A connection can fall silent without anybody being told. So nothing is believed for longer than this.
+        return (int(time.monotonic() / TRUST_SECONDS) << 40) + self._number
 
-    def note_own_commit(self) -> None:
-        self._number += 1
+    def note_commit(self) -> None:
+        with self._lock:  # the feed counts as well, on its thread
+            self._number += 1
 
     def close(self) -> None:
         self._stop.set()
@@ -99,12 +104,12 @@ class _FollowedVersion:
         while not self._stop.is_set():
             try:
                 feed = open_feed(self._database)
-                self._number += 1  # nobody listened until now
+                self.note_commit()  # nobody listened until now
                 while not self._stop.is_set():
                     if feed.wait(FEED_WAIT_SECONDS):
-                        self._number += 1
+                        self.note_commit()
                 feed.close()
             except Exception:
                 logger.exception("the change feed failed, opening it again")
-                self._number += 1
+                self.note_commit()
                 self._stop.wait(FEED_WAIT_SECONDS)

@@ -27,7 +27,7 @@ class Version:
     def current(self) -> int:
         return self.number
 
-    def note_own_commit(self) -> None:
+    def note_commit(self) -> None:
         self.number += 1
 
     def close(self) -> None:
@@ -56,36 +56,35 @@ def secret(database: Database) -> str:
 
 class TestRemembered:
     def test_what_was_looked_up_is_remembered(self, keyring: Keyring, secret: str) -> None:
-        assert keyring.remembered(secret, utc_now()) == (None, 0)
-        principal = keyring.look_up(secret, utc_now(), 0)
-        assert keyring.remembered(secret, utc_now()) == (principal, 0)
+        none, notes = keyring.remembered(secret, utc_now())
+        principal = keyring.look_up(secret, utc_now(), notes)
+        assert (none, keyring.remembered(secret, utc_now())[0]) == (None, principal)
 
     def test_a_key_expires_while_it_is_remembered(self, keyring: Keyring, secret: str) -> None:
-        keyring.remembered(secret, utc_now())
-        keyring.look_up(secret, utc_now(), 0)
+        keyring.look_up(secret, utc_now(), keyring.remembered(secret, utc_now())[1])
         with pytest.raises(Unauthorized):
             keyring.remembered(secret, utc_now() + timedelta(days=1))
 
     def test_a_commit_has_the_store_asked_again(
         self, keyring: Keyring, secret: str, database: Database, version: Version
     ) -> None:
-        keyring.remembered(secret, utc_now())
-        keyring.look_up(secret, utc_now(), 0)
+        keyring.look_up(secret, utc_now(), keyring.remembered(secret, utc_now())[1])
         with database.transaction() as session:
             session.execute(update(ApiKey).values(enabled=False))
         version.number = 1
-        assert keyring.remembered(secret, utc_now()) == (None, 1)
+        none, notes = keyring.remembered(secret, utc_now())
+        assert none is None
         with pytest.raises(Unauthorized):
-            keyring.look_up(secret, utc_now(), 1)
+            keyring.look_up(secret, utc_now(), notes)
 
     def test_what_was_read_before_a_commit_is_not_kept_after_it(
         self, keyring: Keyring, secret: str, version: Version
     ) -> None:
-        _, before = keyring.remembered(secret, utc_now())
+        _, notes = keyring.remembered(secret, utc_now())
         version.number = 1
         keyring.remembered("wsp_of_another_request", utc_now())
-        keyring.look_up(secret, utc_now(), before)
-        assert keyring.remembered(secret, utc_now()) == (None, 1)
+        keyring.look_up(secret, utc_now(), notes)
+        assert keyring.remembered(secret, utc_now())[0] is None
 
 
 class TestLastUsed:
@@ -99,8 +98,7 @@ class TestLastUsed:
             lambda _c, _cur, statement, *_: written.append(statement) if statement.startswith("UPDATE") else None,
         )
         start = utc_now()
-        keyring.remembered(secret, start)
-        keyring.look_up(secret, start, 0)
+        keyring.look_up(secret, start, keyring.remembered(secret, start)[1])
         for second in range(1, 59):
             keyring.remembered(secret, start + timedelta(seconds=second))
         keyring.remembered(secret, start + timedelta(seconds=60))

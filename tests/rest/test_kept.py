@@ -21,7 +21,7 @@ class Version:
     def current(self) -> int:
         return self.number
 
-    def note_own_commit(self) -> None:
+    def note_commit(self) -> None:
         self.number += 1
 
     def close(self) -> None:

@@ -44,6 +44,8 @@ class TestStoreAway:
         assert get(app_without_store, "/healthz").status_code == 200
         answer = get(app_without_store, "/readyz")
         assert answer.status_code == 503
+        envelope = ["success", "code", "error", "message", "status"]
+        assert list(answer.json()) == [*envelope, "checks", "not_ready"]
         assert answer.json()["not_ready"] == ["database"]
 
 

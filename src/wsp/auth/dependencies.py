@@ -34,7 +34,7 @@ class KeyFor(SecurityBase):
 
     async def __call__(self, request: Request) -> Principal:
         """Raises Unauthorized, or Forbidden for a foreign address or an area that the key is not made for."""
-        principal = await _authenticate(request)
+        principal = await authenticate(request)
         if self.area and not principal.may(self.area, reading=request.method == "GET"):
             raise not_scoped(self.area)
         return principal
@@ -53,7 +53,11 @@ def caller(area: str) -> Any:
 Caller = Annotated[Principal, caller(EVERY_AREA)]
 
 
-async def _authenticate(request: Request) -> Principal:
+async def authenticate(request: Request) -> Principal:
+    """The principal of the request's API key. Raises Unauthorized, or Forbidden for a foreign address."""
+    known: Principal | None = getattr(request.state, "principal", None)
+    if known is not None:
+        return known
     header = request.headers.get("authorization")
     if header is None:
         raise Unauthorized("Missing authorization")
@@ -62,11 +66,12 @@ async def _authenticate(request: Request) -> Principal:
         raise Unauthorized
     keyring: Keyring = request.app.state.keyring
     now = utc_now()
-    principal, version = keyring.remembered(secret, now)
+    principal, notes = keyring.remembered(secret, now)
     if principal is None:
-        principal = await run_in_threadpool(keyring.look_up, secret, now, version)
+        principal = await run_in_threadpool(keyring.look_up, secret, now, notes)
     address = request.client.host if request.client else ""
     if not address_allowed(address, principal.ip_whitelist):
         raise Forbidden("API key is not allowed from this address")
+    request.state.principal = principal
     request.state.key_id, request.state.key_secret = principal.key_id, secret
     return principal

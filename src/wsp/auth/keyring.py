@@ -35,24 +35,24 @@ class Keyring:
         """Let what is noted be written."""
         self._notes.shutdown()
 
-    def remembered(self, secret: str, now: datetime) -> tuple[Principal | None, int]:
-        """The principal of a secret that was looked up since the last commit, and the version of the store.
+    def remembered(self, secret: str, now: datetime) -> tuple[Principal | None, dict[str, Principal]]:
+        """The principal of a secret that was looked up since the last commit, and where to note it otherwise.
 
         Never blocks; call it on the event loop. Raises Unauthorized for a key that has expired meanwhile.
         """
         version = self._version.current()
         if version != self._as_of:
             self._as_of = version
-            self._principals.clear()
+            self._principals = {}  # a new one: who still reads the old state notes it in the old one
         principal = self._principals.get(secret)
         if principal is not None:
             if principal.key_expires_at is not None and principal.key_expires_at <= now:
                 raise Unauthorized
             self._note_use(principal.key_id, now)
-        return principal, version
+        return principal, self._principals
 
-    def look_up(self, secret: str, now: datetime, version: int) -> Principal:
-        """The principal of a secret, from the store. Blocks. `version` is what `remembered` said.
+    def look_up(self, secret: str, now: datetime, notes: dict[str, Principal]) -> Principal:
+        """The principal of a secret, from the store. Blocks. `notes` is what `remembered` gave.
 
         Raises Unauthorized.
         """
@@ -60,9 +60,8 @@ class Keyring:
             principal, last_used = service.authenticate(session, secret, now)
         if last_used is not None:
             self._last_used.setdefault(principal.key_id, last_used)
-        # Not when the store has moved on: what was read may be the old state.
-        if version == self._as_of and len(self._principals) < MAX_REMEMBERED:
-            self._principals[secret] = principal
+        if len(notes) < MAX_REMEMBERED:
+            notes[secret] = principal
         self._note_use(principal.key_id, now)
         return principal
 

@@ -22,7 +22,6 @@ KEY_HEX_DIGITS = 48
 SHOWN_PREFIX_CHARS = 12
 LAST_USED_RESOLUTION = timedelta(minutes=1)  # `last_used` is written at most this often, never per request
 
-PERMISSIONS = ("all", "read", "ftp", "cron")
 ROLES = ("admin", "user")
 STATUSES = ("active", "disabled")
 

@@ -26,13 +26,17 @@ def get_access(session: Session, visible_to: str | None, domain: str, *, owner: 
 def change_access(
     session: Session, visible_to: str | None, domain: str, *, owner: str, changes: dict[str, Any]
 ) -> AnonymousAccess:
-    """Set the named columns. The first change makes the domain `owner`'s; without a change nothing is claimed."""
+    """Set the named columns. The first change makes the domain `owner`'s; without a change nothing is claimed.
+
+    Raises Invalid when there is no such owner, NotFound when the domain is somebody else's.
+    """
     access = get_access(session, visible_to, domain, owner=owner)
     if not changes:
         return access
     now = utc_now()
+    require_owner(session, owner)
     if access.created_at is None:
-        access.owner = require_owner(session, owner)
+        access.owner = owner
         access.created_at = now
         session.add(access)
     for name, value in changes.items():

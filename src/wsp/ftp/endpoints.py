@@ -58,7 +58,7 @@ async def list_accounts(caller: Caller, page: PageQuery, request: Request) -> Re
         body = AccountList(accounts=[AccountOut.of(account, state.zone) for account in accounts], total=total)
         return Answer(body.model_dump_json().encode(), page_headers(request, page, total))
 
-    return await state.kept.get(("ftp accounts", visible_to, page, request.url.query), make)
+    return await state.kept.get(("ftp accounts", visible_to, page, request.url.path, request.url.query), make)
 
 
 @router.get("/status", operation_id="getFtpStatus", summary="Is FTP running?")
@@ -158,6 +158,6 @@ def get_anonymous(domain: DomainName, caller: Caller, session: Reader) -> Anonym
 def change_anonymous(domain: DomainName, body: AnonymousChange, caller: Caller, session: Writer) -> AnonymousOut:
     """Changes what the body names. The first change makes the domain the caller's."""
     changes = body.named()
-    owner = caller.owner_for(changes.pop("owner", None))
+    owner = caller.owner_for(changes.get("owner"))
     access = anonymous.change_access(session, caller.sees_owner, domain, owner=owner, changes=changes)
     return AnonymousOut.of(access, home_dir(access.owner, access.domain))

@@ -59,9 +59,10 @@ _EXAMPLES = {
 }
 
 
-def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error answers of an operation for OpenAPI: those given, and those every operation can give."""
-    return {status: _failure(status) for status in sorted({400, 401, 403, 413, 429, 500, 503, *statuses})}
+def failures(*statuses: int, only: tuple[int, ...] | None = None) -> dict[int | str, dict[str, Any]]:
+    """The error answers of an operation for OpenAPI: those given, and those every operation of the API can give."""
+    everywhere = (400, 401, 403, 413, 429, 500, 503) if only is None else only
+    return {status: _failure(status) for status in sorted({*everywhere, *statuses})}
 
 
 def _failure(status: int) -> dict[str, Any]:

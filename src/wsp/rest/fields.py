@@ -2,13 +2,15 @@
 
 import re
 from datetime import datetime
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Network, ip_network
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
+
+from wsp.addresses import normal_address
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 _DOMAIN_LABEL = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
@@ -40,11 +42,14 @@ def _domain(value: str) -> str:
 
 def _network(value: str) -> str:
     try:
+        if "%" in value:
+            raise ValueError("an interface of this machine says nothing about a client")
         if "/" not in value:
-            address = ip_address(value)
-            mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-            return str(mapped or address)
-        return str(ip_network(value))
+            return normal_address(value)
+        network = ip_network(value)
+        mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+        # Clients are told apart by their IPv4 addresses, also where they come in mapped into IPv6.
+        return f"{mapped}/{network.prefixlen - 96}" if mapped and network.prefixlen >= 96 else str(network)
     except ValueError:
         pass
     try:

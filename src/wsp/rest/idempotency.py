@@ -16,13 +16,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from wsp.database import utc_now
-from wsp.errors import Conflict, Invalid
+from wsp.errors import Conflict, Invalid, Unauthorized
 from wsp.rest.models import StoredAnswer
 
 HEADER = "Idempotency-Key"
 REPLAYED_HEADER = "Idempotent-Replayed"
 KEPT = timedelta(hours=24)
 MAX_KEY_CHARS = 255
+
+_CLAIM = "wsp_claim"
 
 
 class Replay(Exception):
@@ -62,7 +64,9 @@ class Claim:
                 with session.begin_nested():
                     session.add(row)
             except IntegrityError:  # the same request at the same moment won; it has committed by now
-                stored = session.get_one(StoredAnswer, (api_key_id, self._key))
+                stored = session.get(StoredAnswer, (api_key_id, self._key))
+                if stored is None:
+                    raise Unauthorized from None  # it was not the row that was in the way: the API key is gone
             else:
                 self._row = row
                 return
@@ -92,6 +96,21 @@ async def make_claim(request: Request) -> Claim | None:
     claim = Claim(key, hashlib.sha256(asked).hexdigest(), request)
     request.state.claim = claim
     return claim
+
+
+def remember_claim(session: Session, claim: Claim | None) -> None:
+    """Leave the claim with the session that the endpoint is going to be given."""
+    session.info[_CLAIM] = claim
+
+
+def take_claim(session: object) -> None:
+    """Take the claim that was left with the session, if any. Call it on the thread that the endpoint will run on.
+
+    It may wait for another request's transaction, which needs no further thread to come to its end; were it to wait
+    on a thread of its own, those who wait could take all the threads that those they wait for still need.
+    """
+    if isinstance(session, Session) and (claim := session.info.get(_CLAIM)) is not None:
+        claim.take(session)
 
 
 def claim_of(request: Request) -> Claim | None:

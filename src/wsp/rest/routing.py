@@ -10,7 +10,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 from wsp.errors import Invalid
-from wsp.rest.idempotency import make_claim
+from wsp.rest.idempotency import make_claim, take_claim
+from wsp.rest.state import get_state
 
 T = TypeVar("T")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -25,6 +26,8 @@ class Route(APIRoute):
         has_body = self.body_field is not None
 
         async def handler(request: Request) -> Response:
+            if has_body or request.method == "POST":
+                await get_state(request).authenticate(request)  # before a stranger's body is looked at
             if has_body:
                 await _read_json(request)
             claim = await make_claim(request)
@@ -41,10 +44,9 @@ async def _read_json(request: Request) -> None:
     if not body.strip():
         # No body at all is an empty object: the first required field is what is missing, not "a body".
         request._body = b"{}"
-        request.scope["headers"] = [
-            *(pair for pair in request.scope["headers"] if pair[0] != b"content-type"),
-            (b"content-type", b"application/json"),
-        ]
+        headers = request.scope["headers"]  # changed in place: the request may have looked at them already
+        headers[:] = [pair for pair in headers if pair[0] != b"content-type"]
+        headers.append((b"content-type", b"application/json"))
         return
     header = email.message.Message()
     header["content-type"] = request.headers.get("content-type", "")
@@ -78,8 +80,12 @@ def _on_thread(endpoint: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, 
     FastAPI would do so by itself, but then it sends the answer to a thread once more, to be validated.
     """
 
+    def work(**arguments: Any) -> T:
+        take_claim(arguments.get("session"))
+        return endpoint(**arguments)
+
     async def call(**arguments: Any) -> T:
-        return await run_in_threadpool(endpoint, **arguments)
+        return await run_in_threadpool(work, **arguments)
 
     # Not functools.wraps: FastAPI looks behind `__wrapped__`, and would find a plain function again.
     call.__name__, call.__doc__ = endpoint.__name__, endpoint.__doc__

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
-from wsp.rest.idempotency import claim_of
+from wsp.rest.idempotency import claim_of, remember_claim
 from wsp.rest.state import get_state
 
 
@@ -15,11 +15,9 @@ def get_session(request: Request) -> Iterator[Session]:
     """A session whose changes are committed when the endpoint returned, and undone when it raised."""
     state = get_state(request)
     with state.database.transaction() as session:
-        claim = claim_of(request)
-        if claim is not None:
-            claim.take(session)
+        remember_claim(session, claim_of(request))
         yield session
-    state.version.note_own_commit()
+    state.version.note_commit()
 
 
 async def get_reader(request: Request) -> AsyncIterator[Session]:

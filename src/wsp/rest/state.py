@@ -1,5 +1,6 @@
 """What the application hands to its endpoints."""
 
+from collections.abc import Awaitable, Callable
 from zoneinfo import ZoneInfo
 
 from fastapi import Request
@@ -9,14 +10,20 @@ from wsp.rest.kept import KeptAnswers
 from wsp.settings import Settings
 from wsp.version import StoreVersion
 
+Authenticate = Callable[[Request], Awaitable[object]]
+"""Raises Unauthorized or Forbidden when the request carries no good key."""
+
 
 class State:
     """The wiring of one application, at `app.state.wsp`."""
 
-    def __init__(self, settings: Settings, database: Database, version: StoreVersion) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, version: StoreVersion, authenticate: Authenticate
+    ) -> None:
         self.settings = settings
         self.database = database
         self.version = version
+        self.authenticate = authenticate
         self.kept = KeptAnswers(version)
 
     @property

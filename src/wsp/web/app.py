@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from wsp import __version__
+from wsp.auth.dependencies import authenticate
 from wsp.auth.endpoints import auth_router, keys_router
 from wsp.auth.keyring import Keyring
 from wsp.cron.endpoints import router as cron_router
@@ -44,7 +45,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.state.wsp = State(settings, database, version)
+    app.state.wsp = State(settings, database, version, authenticate)
     app.state.keyring = keyring
     for router in (ftp_router, cron_router, auth_router, keys_router):
         app.include_router(router, prefix=API_BASE)

@@ -16,7 +16,7 @@ from wsp.errors import Invalid, WspError
 from wsp.rest.answers import CODE_OF, STATUS_OF
 from wsp.rest.idempotency import REPLAYED_HEADER, Replay
 
-METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+METHODS = ("DELETE", "GET", "OPTIONS", "PATCH", "POST", "PUT")
 RETRY_AFTER_SECONDS = "1"
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ def failure(
     *,
     details: Sequence[tuple[str, str]] = (),
     request_id: str | None = None,
+    more: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """An answer in the fixed shape: `{success, code, error, message, status}`, then what we add."""
@@ -42,6 +43,7 @@ def failure(
         body["details"] = [{"field": field, "message": message} for field, message in details]
     if request_id is not None:
         body["request_id"] = request_id
+    body.update(more or {})
     content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return Response(content, status, headers=headers, media_type="application/json")
 
@@ -104,7 +106,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 def _allowed_methods(request: Request) -> list[str]:
     # Each route knows its own method only; RFC 9110 wants all that the address has.
-    return [method for method in METHODS if _matches(request, method)]
+    allowed = [method for method in METHODS if _matches(request, method)] or ["GET"]  # a mounted file tells nothing
+    return sorted([*allowed, "HEAD"]) if "GET" in allowed else allowed
 
 
 def _matches(request: Request, method: str) -> bool:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wsp.web.failures import failure, server_failure
 
-API_PREFIX = "/api/"
+PROBES = ("/healthz", "/readyz")  # load balancers must get their answer however much they ask
 WINDOW_SECONDS = 60
 DRAIN_BYTES = 64 * 2**20
 DRAIN_SECONDS = 10
@@ -74,7 +74,10 @@ class Gate:
 
     async def _pass(self, passage: "_Passage") -> None:
         scope = passage.scope
-        if self._rate is not None and scope["path"].startswith(API_PREFIX):
+        if scope["method"] == "HEAD":
+            # Answered like GET (RFC 9110, 9.3.2). The server below sends no content: its own scope still says HEAD.
+            scope = {**scope, "method": "GET"}
+        if self._rate is not None and scope["path"].rstrip("/") not in PROBES:
             left, resets = self._rate.count(_who(scope), time.time())
             passage.rate_headers = (
                 (b"x-ratelimit-limit", b"%d" % self._rate.limit),
@@ -104,7 +107,8 @@ class Gate:
 def _who(scope: Scope) -> bytes:
     for name, value in scope["headers"]:
         if name == b"authorization":
-            return hashlib.blake2b(value, digest_size=16).digest()
+            # Without the scheme, which may be written in any case: one key has one count.
+            return hashlib.blake2b(value.partition(b" ")[2] or value, digest_size=16).digest()
     client = scope.get("client")
     return client[0].encode() if client else b""
 

@@ -8,9 +8,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wsp.database import Database
 from wsp.heartbeat import Kind, alive
+from wsp.rest.answers import Failure, failures
 from wsp.rest.routing import Router
 from wsp.rest.state import get_state
 from wsp.revision import REVISION, stored_revision
+from wsp.web.failures import failure
 
 router = Router(tags=["Health"])
 
@@ -25,9 +27,9 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """What the server is made of, and whether each part works."""
+    """What the server is made of, and that each part works."""
 
-    status: Annotated[str, Field(description="`ready` or `not ready`", examples=["ready"])]
+    status: Literal["ready"] = "ready"
     checks: Annotated[
         dict[str, str],
         Field(
@@ -35,10 +37,16 @@ class Readiness(BaseModel):
             examples=[{"database": "ok", "migrations": "ok", "ftp": "ok", "cron": "ok"}],
         ),
     ]
-    not_ready: Annotated[list[str], Field(description="The parts that are not ready")]
 
 
-@router.get("/healthz", operation_id="getHealth", summary="Does the API answer?")
+class NotReady(Failure):
+    """The answer while something is not ready."""
+
+    checks: Annotated[dict[str, str], Field(description="`ok`, or what is wrong")]
+    not_ready: Annotated[list[str], Field(description="The parts that are not ready", examples=[["cron"]])]
+
+
+@router.get("/healthz", operation_id="getHealth", summary="Does the API answer?", responses=failures(only=(500,)))
 async def healthz() -> Health:
     """Always 200 while the process serves; it looks at nothing else."""
     return Health()
@@ -48,15 +56,20 @@ async def healthz() -> Health:
     "/readyz",
     operation_id="getReadiness",
     summary="Is everything ready?",
-    responses={503: {"model": Readiness, "description": "Something is not ready; `not_ready` names it"}},
+    response_model=Readiness,
+    responses={
+        **failures(only=(500,)),
+        503: {"model": NotReady, "description": "Something is not ready; `not_ready` names it"},
+    },
 )
-def readyz(request: Request, response: Response) -> Readiness:
+def readyz(request: Request) -> Readiness | Response:
     """200 when the database, its schema, FTP and cron are ready, else 503 that names what is not."""
     checks = _checks(get_state(request).database)
     not_ready = [name for name, state in checks.items() if state != READY]
-    if not_ready:
-        response.status_code = 503
-    return Readiness(status="not ready" if not_ready else "ready", checks=checks, not_ready=not_ready)
+    if not not_ready:
+        return Readiness(checks=checks)
+    sentence = f"Not ready: {', '.join(not_ready)}"
+    return failure(503, sentence, more={"checks": checks, "not_ready": not_ready})
 
 
 def _checks(database: Database) -> dict[str, str]:

@@ -74,5 +74,4 @@ def _listen(host: str, port: int) -> socket.socket:
             raise StartupError(f"WSP_HTTP_PORT: port {port} of {host} is in use, a free one is needed") from None
         raise StartupError(f"WSP_HTTP_HOST: cannot listen on {host} port {port}: {error}") from None
     listener.listen(BACKLOG)
-    listener.set_inheritable(True)
     return listener

@@ -55,6 +55,7 @@ FTP_FIELDS: dict[str, tuple[str, list[Any]]] = {
             [""],
             ["192.0.2.1"] * 1001,
             ["x" * 10**5],
+            ["fe80::1%eth0"],
         ],
     ),
 }

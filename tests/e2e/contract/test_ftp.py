@@ -59,10 +59,10 @@ class TestBothSlashForms:
     def test_restrict(self, ann: Any, slash: str) -> None:
         account = ann("POST", "/ftp", {"username": "deploy", "password": "pw"}).json()
         path = f"/ftp/{account['username']}/ip-restrictions{slash}"
-        answer = ann("PUT", path, {"allowed_ips": ["203.0.113.0/24", "::ffff:198.51.100.7"]})
+        answer = ann("PUT", path, {"allowed_ips": ["203.0.113.0/24", "::ffff:198.51.100.0/120"]})
         assert answer.status_code == 200
-        assert_account(answer.json(), {"allowed_ips": ["203.0.113.0/24", "198.51.100.7"]}, added=["allowed_ips"])
-        assert ann("GET", f"/ftp/{account['username']}").json()["allowed_ips"] == ["203.0.113.0/24", "198.51.100.7"]
+        assert_account(answer.json(), {"allowed_ips": ["203.0.113.0/24", "198.51.100.0/24"]}, added=["allowed_ips"])
+        assert ann("GET", f"/ftp/{account['username']}").json()["allowed_ips"] == ["203.0.113.0/24", "198.51.100.0/24"]
         lifted = ann("PUT", path, {"allowed_ips": []})
         assert_account(lifted.json(), {"allowed_ips": []}, added=["allowed_ips"])
         assert_account(ann("GET", f"/ftp/{account['username']}").json(), {})
@@ -178,6 +178,14 @@ class TestAnonymous:
         assert bob("GET", path).status_code == 404
         assert bob("PUT", path, {"enabled": False}).status_code == 404
         assert admin("GET", path).json()["owner"] == ann.username
+
+    def test_the_owner_is_checked_and_kept(self, admin: Any, ann: Any) -> None:
+        path = f"/ftp/{ann.username}.example/anonymous"
+        assert admin("PUT", path, {"owner": "nobody-knows"}).status_code == 400
+        assert admin("GET", path).json()["owner"] == "admin"
+        assert admin("PUT", path, {"owner": ann.username}).json()["owner"] == ann.username
+        assert ann("PUT", path, {"enabled": True}).json()["owner"] == ann.username
+        assert ann("PUT", path, {"owner": "admin"}).status_code == 403
 
     def test_changing_nothing_claims_nothing(self, ann: Any, make_caller: Any) -> None:
         bob = make_caller()

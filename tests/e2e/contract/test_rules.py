@@ -1,5 +1,6 @@
 """The rules of the contract that hold everywhere, against a running server."""
 
+import itertools
 import json
 import re
 import socket
@@ -50,8 +51,15 @@ class TestErrors:
     def test_a_method_that_is_not_there(self, ann: Any) -> None:
         answer = ann("PATCH", "/ftp/")
         assert_failure(answer, 405, "METHOD_NOT_ALLOWED")
-        assert answer.headers["allow"] == "GET, POST"
-        assert ann("POST", "/cronjobs/1").headers["allow"] == "DELETE, GET, PUT"
+        assert answer.headers["allow"] == "GET, HEAD, POST"
+        assert ann("POST", "/cronjobs/1").headers["allow"] == "DELETE, GET, HEAD, PUT"
+        assert ann("POST", "/cronjobs/1").json()["status"] == 405
+
+    def test_head_is_get_without_the_content(self, ann: Any, anybody: httpx.Client) -> None:
+        for answer, same in ((ann("HEAD", "/ftp/"), ann("GET", "/ftp/")), (anybody.head("/healthz"), None)):
+            assert (answer.status_code, answer.content) == (200, b"")
+            if same is not None:
+                assert answer.headers["content-length"] == same.headers["content-length"]
 
     def test_a_body_that_is_too_large(self, ann: Any) -> None:
         body = {"username": "deploy", "password": "x" * 10_000_000}
@@ -61,6 +69,12 @@ class TestErrors:
     def test_a_large_body_without_a_length(self, ann: Any) -> None:
         chunks = (b"x" * 100_000 for _ in range(50))
         assert_failure(ann("POST", "/ftp/", content=chunks), 413, "PAYLOAD_TOO_LARGE")
+
+    def test_the_key_is_asked_for_before_the_body_is_looked_at(self, anybody: httpx.Client) -> None:
+        for path in ("/api/v1/ftp/", "/api/v1/cronjobs/"):
+            for options in ({"content": b"{"}, {"data": {"a": "b"}}, {"json": {}, "headers": {"Idempotency-Key": ""}}):
+                answer = anybody.post(path, **options)
+                assert_failure(answer, 401, "UNAUTHORIZED", "Missing authorization")
 
     def test_what_is_no_http(self, server: Any) -> None:
         with socket.create_connection(("127.0.0.1", server.http_port), timeout=30) as connection:
@@ -239,7 +253,9 @@ class TestIdempotency:
         headers = {"Idempotency-Key": "k"}
         assert ann("POST", "/cronjobs/", NIGHTLY, headers=headers).status_code == 201
         assert_failure(ann("POST", "/cronjobs/", NIGHTLY | {"name": "other"}, headers=headers), 409, "CONFLICT")
-        assert_failure(ann("POST", "/ftp/", NIGHTLY, headers=headers), 409, "CONFLICT")
+        elsewhere = {"username": "deploy", "password": "pw"}
+        assert_failure(ann("POST", "/ftp/", elsewhere, headers=headers), 409, "CONFLICT")
+        assert ann("GET", "/ftp/").json()["total"] == 0
         assert len(ann("GET", "/cronjobs/").json()) == 1
 
     def test_a_failed_request_may_be_mended_under_the_same_key(self, ann: Any) -> None:
@@ -263,6 +279,16 @@ class TestIdempotency:
         assert {answer.status_code for answer in answers} == {201}
         assert len({answer.content for answer in answers}) == 1
         assert len(ann("GET", "/cronjobs/").json()) == 1
+
+    def test_many_at_once_with_keys_of_their_own_do_not_lock_each_other_up(self, ann: Any) -> None:
+        def post(number: int) -> int:
+            headers = {"Idempotency-Key": f"k{number}"}
+            answer = ann("POST", "/cronjobs/", NIGHTLY | {"name": f"n{number}"}, headers=headers)
+            return int(answer.status_code)
+
+        with ThreadPoolExecutor(80) as pool:
+            assert set(pool.map(post, range(80))) == {201}
+        assert len(ann("GET", "/cronjobs/").json()) == 80
 
     @pytest.mark.parametrize("key", ["", "x" * 256, "a\tb"])
     def test_a_key_that_is_no_key_is_refused(self, ann: Any, key: str) -> None:
@@ -288,6 +314,14 @@ class TestRateLimit:
         assert_failure(refused, 429, "RATE_LIMITED")
         assert 1 <= int(refused.headers["retry-after"]) <= 60
         assert refused.headers["x-ratelimit-remaining"] == "0"
+
+    def test_a_key_has_one_count_however_the_scheme_is_written(self, ann: Any) -> None:
+        left = []
+        for scheme in ("Bearer", "bearer", "BEARER"):
+            answer = ann("GET", "/ftp/", headers={"Authorization": f"{scheme} {ann.secret}"})
+            left.append((answer.headers["x-ratelimit-reset"], int(answer.headers["x-ratelimit-remaining"])))
+        for (window, before), (next_window, after) in itertools.pairwise(left):
+            assert after == before - 1 or next_window != window
 
     def test_zero_is_no_limit(self, start_server: Any) -> None:
         server = start_server(WSP_RATE_LIMIT="0")
