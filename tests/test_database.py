@@ -19,6 +19,7 @@ def _user(name: str, at: datetime) -> User:
 class TestSqliteFile:
     def test_is_made_for_our_eyes_alone(self, tmp_path: Path) -> None:
         database = Database(f"sqlite:///{tmp_path / 'made' / 'wsp.db'}")
+        assert list((tmp_path / "made").iterdir()) == []
         with database.engine.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE hashes (hash TEXT)")
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "made").iterdir()}
@@ -29,7 +30,9 @@ class TestSqliteFile:
         path = tmp_path / "wsp.db"
         path.touch()
         path.chmod(0o640)
-        Database(f"sqlite:///{path}").close()
+        database = Database(f"sqlite:///{path}")
+        database.engine.connect().close()
+        database.close()
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 

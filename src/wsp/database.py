@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,22 +115,23 @@ def _make_engine(url: str) -> Engine:
     }
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True, **options)
-    if parsed.database and not parsed.database.startswith("file:"):
-        _make_file(Path(parsed.database))
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         parsed, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False}, **options
     )
+    if parsed.database and not parsed.database.startswith("file:"):
+        event.listen(engine, "do_connect", partial(_make_file, Path(parsed.database)))
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _make_file(path: Path) -> None:
+def _make_file(path: Path, *_connecting: object) -> None:
     """Make the file if missing, for our eyes alone: hashes of passwords and keys come into it.
 
     SQLite would make it with the umask's mode. It gives the files beside it (-wal, -shm) the mode of this one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Trouble is left to SQLite, which meets it again and says so. A file that is there is not even opened:
     # closing it would end the locks that SQLite holds on it in this process.
     with suppress(OSError):
