@@ -181,7 +181,7 @@ class TestToken:
         assert principal.permissions == ("ftp", "read")
 
     def test_create_for_addresses_and_a_while(self, wsp: Wsp) -> None:
-        options = ["--ip", "203.0.113.7", "--ip", "10.1.2.3/8", "--expires-in", "30"]
+        options = ["--ip", "203.0.113.7", "--ip", "10.0.0.0/8", "--ip", "203.0.113.7", "--expires-in", "30"]
         assert wsp("token", "create", "admin", *options).returncode == 0
         (key,) = json.loads(wsp("token", "list", "admin", "--json").stdout)
         assert key["ip_whitelist"] == ["203.0.113.7", "10.0.0.0/8"]
@@ -191,7 +191,19 @@ class TestToken:
         assert_one_line(wsp("token", "create", "nobody"), "User not found")
 
     def test_create_with_a_wrong_address(self, wsp: Wsp) -> None:
-        assert_one_line(wsp("token", "create", "admin", "--ip", "example.com"), "'example.com' is not an address")
+        for wrong, sentence in (
+            ("example.com", "must be an address"),
+            ("10.1.2.3/8", "is not the address of a network"),
+        ):
+            result = wsp("token", "create", "admin", "--ip", "10.0.0.1", "--ip", wrong)
+            assert_one_line(result, f"IP whitelist: item 2 {sentence}")
+
+    @pytest.mark.parametrize(
+        ("name", "sentence"),
+        [(" ", "is required"), ("x" * 101, "must be at most 100"), ("a\nb", "must not contain control characters")],
+    )
+    def test_create_with_a_wrong_name(self, name: str, sentence: str, wsp: Wsp) -> None:
+        assert_one_line(wsp("token", "create", "admin", "--name", name), f"Name {sentence}")
 
     def test_list_shows_no_secret(self, wsp: Wsp) -> None:
         secret = wsp("token", "create", "admin").stdout.strip()
@@ -226,7 +238,11 @@ class TestUser:
         assert_one_line(wsp("user", "add", name), "Username must begin with a lower-case letter")
 
     def test_a_wrong_mail_address(self, wsp: Wsp) -> None:
-        assert_one_line(wsp("user", "add", "anna", "--email", "anna"), "'anna' is not a mail address")
+        assert_one_line(wsp("user", "add", "anna", "--email", "anna"), "Email must be an e-mail address")
+        assert_one_line(wsp("user", "set", "admin", "--email", "a b@c"), "Email must be an e-mail address")
+
+    def test_a_mail_address_on_this_machine(self, wsp: Wsp) -> None:
+        assert wsp("user", "set", "admin", "--email", "root@box").returncode == 0
 
     def test_set_nothing(self, wsp: Wsp) -> None:
         assert_one_line(wsp("user", "set", "admin"), "Nothing to change")

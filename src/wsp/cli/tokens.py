@@ -1,6 +1,5 @@
 """`wsp token`: API keys."""
 
-import ipaddress
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
@@ -9,13 +8,10 @@ from zoneinfo import ZoneInfo
 import typer
 
 from wsp.auth.models import ApiKey
+from wsp.auth.schemas import MAX_EXPIRES_IN_DAYS, KeyRequest
 from wsp.auth.service import get_user, issue_key, list_keys, list_users, revoke_key
 from wsp.cli.environment import open_database, read_settings
 from wsp.cli.output import print_json, print_table
-from wsp.errors import Invalid
-
-MAX_NAME_CHARS = 100
-MAX_DAYS = 36500
 
 app = typer.Typer(
     name="token", help="API keys: create, list, revoke.", no_args_is_help=True, rich_help_panel="Administration"
@@ -37,23 +33,20 @@ def create(
     name: Annotated[str, typer.Option(help="What the key is for.")] = "Command line",
     permission: Annotated[list[Permission] | None, typer.Option(help="Once for each; all when not given.")] = None,
     ip: Annotated[list[str] | None, typer.Option(help="Address or network it works from; any when not given.")] = None,
-    expires_in: Annotated[int, typer.Option(min=0, max=MAX_DAYS, help="Days until it expires; 0 = never.")] = 0,
+    expires_in: Annotated[int, typer.Option(min=0, max=MAX_EXPIRES_IN_DAYS, help="Days it works; 0 = for ever.")] = 0,
 ) -> None:
     """Make a key and print it, this once.
 
     Example: KEY=$(wsp token create admin --name backup --permission ftp --ip 203.0.113.0/24 --expires-in 90)
     """
-    if not 1 <= len(name.strip()) <= MAX_NAME_CHARS:
-        raise Invalid(f"Name must have 1 to {MAX_NAME_CHARS} characters")
+    asked = KeyRequest(
+        name=name,
+        permissions=[wanted.value for wanted in permission or [Permission.ALL]],
+        ip_whitelist=ip or [],
+        expires_in=expires_in,
+    )
     with open_database() as database, database.transaction() as session:
-        _, secret = issue_key(
-            session,
-            get_user(session, user),
-            name=name.strip(),
-            permissions=[str(wanted) for wanted in permission or [Permission.ALL]],
-            ip_whitelist=[_network(text) for text in ip or []],
-            expires_in=expires_in,
-        )
+        _, secret = issue_key(session, get_user(session, user), **asked.model_dump())
     typer.echo(secret)
 
 
@@ -87,14 +80,6 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The id of `
     with open_database() as database, database.transaction() as session:
         revoke_key(session, None, key_id)
     typer.echo(f"API key {key_id} revoked")
-
-
-def _network(text: str) -> str:
-    try:
-        network = ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise Invalid(f"'{text}' is not an address or network, as in 203.0.113.7 or 203.0.113.0/24") from None
-    return str(network) if "/" in text else str(network.network_address)
 
 
 def _described(key: ApiKey, owner: str, zone: ZoneInfo) -> dict[str, object]:

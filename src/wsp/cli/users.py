@@ -4,12 +4,14 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from pydantic import EmailStr, TypeAdapter, ValidationError
+from pydantic import Field
 
 from wsp.auth.service import change_user, create_user, list_users, remove_user
 from wsp.cli.environment import open_database
 from wsp.cli.output import print_json, print_table
 from wsp.errors import Invalid
+from wsp.rest.bodies import RequestBody
+from wsp.rest.fields import Email
 
 app = typer.Typer(
     name="user", help="Users: add, list, set, remove.", no_args_is_help=True, rich_help_panel="Administration"
@@ -30,13 +32,19 @@ class Status(StrEnum):
     DISABLED = "disabled"
 
 
-Email = Annotated[str | None, typer.Option(help="Where mails about their jobs go.")]
+class Contact(RequestBody):
+    """How a user is reached, by the rules of the API."""
+
+    email: Annotated[Email, Field(title="Email")]
+
+
+EmailOption = Annotated[str | None, typer.Option(help="Where mails about their jobs go.")]
 
 
 @app.command()
 def add(
     username: Annotated[str, typer.Argument(help="Lower-case letters, digits and '-'.")],
-    email: Email = None,
+    email: EmailOption = None,
     role: Annotated[Role, typer.Option(help="What they may see and change.")] = Role.USER,
 ) -> None:
     """Add a user. They get in with a key: wsp token create USERNAME
@@ -66,7 +74,7 @@ def list_all(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for 
 @app.command(name="set")
 def change(
     username: Annotated[str, typer.Argument(help="Whom to change.")],
-    email: Email = None,
+    email: EmailOption = None,
     role: Annotated[Role | None, typer.Option(help="What they may see and change.")] = None,
     status: Annotated[Status | None, typer.Option(help="Whether their keys and accounts work.")] = None,
 ) -> None:
@@ -93,10 +101,4 @@ def remove(username: Annotated[str, typer.Argument(help="Whom to remove.")]) -> 
 
 
 def _checked(email: str | None) -> str | None:
-    """The address, or an empty one to have none. Raises Invalid."""
-    if not email:
-        return email
-    try:
-        return str(TypeAdapter(EmailStr).validate_python(email))
-    except ValidationError:
-        raise Invalid(f"'{email}' is not a mail address") from None
+    return None if email is None else Contact(email=email).email
