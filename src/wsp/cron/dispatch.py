@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
-from sqlalchemy import column, select, table
+from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
@@ -25,6 +25,7 @@ from wsp.cron.records import Result, record_end, record_start
 from wsp.cron.recovery import run_mark
 from wsp.database import Database, utc_now
 from wsp.homes import home_dir, make_home
+from wsp.owners import OWNERS
 from wsp.settings import Settings
 
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # the last one again and again
@@ -32,9 +33,6 @@ STORE_THREADS = 4
 START_THREADS = 4
 
 STOPPED = "The scheduler was stopped"
-
-# The owner's address. A plain table reference: cron knows nothing else of users.
-_users = table("users", column("username"), column("email"))
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +183,7 @@ class Dispatcher:
         written = record_end(session, run.run_id, run.job_id, result, keep_runs=self._settings.cron_keep_runs)
         if not written:
             return None
-        return session.scalar(select(_users.c.email).where(_users.c.username == run.owner)) or ""
+        return session.scalar(select(OWNERS.c.email).where(OWNERS.c.username == run.owner)) or ""
 
     async def _write(self, step: Callable[[Session], T], what: str) -> T:
         """Do `step` in a transaction, again and again until it is committed: a database that is away comes back."""

@@ -35,7 +35,7 @@ _LONGEST_MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _YEARS_TO_LOOK_AHEAD = 50  # 29 February on a given weekday can be 40 years away, around 2100
 
 # Clocks that are set back further than this are being corrected, not changed for the season: cron(8).
-_LONGEST_STEP_BACK = timedelta(hours=3)
+LONGEST_STEP_BACK = timedelta(hours=3)
 
 _FIRST_SPAN = timedelta(hours=2)
 
@@ -44,7 +44,6 @@ _FIRST_SPAN = timedelta(hours=2)
 class Schedule:
     """A parsed expression."""
 
-    text: str
     canonical: str  # numbers and lists only
     days_either: bool  # one of the two day fields is enough
     follows_clock: bool  # a wildcard minute or hour: real time, not wall-clock time
@@ -94,7 +93,7 @@ class Schedule:
 
     def _real_time_ticks(self, instant: datetime, zone: ZoneInfo) -> Iterator[datetime]:
         local = instant.astimezone(zone)
-        later = (instant + _LONGEST_STEP_BACK).astimezone(zone)
+        later = (instant + LONGEST_STEP_BACK).astimezone(zone)
         # Clocks about to be set back will show times again that lie before the present one.
         step_back = max(timedelta(0), _offset(local) - _offset(later))
         repeated: deque[datetime] = deque()
@@ -134,7 +133,6 @@ def parse(text: str) -> Schedule:
     elif any(len(values[place]) == FIELDS[place].size for place in (2, 4)):
         values[2], values[4] = frozenset(range(1, 32)), frozenset(range(7))
     return Schedule(
-        text=" ".join(parts),
         canonical=" ".join(
             "*" if len(chosen) == field.size else ",".join(map(str, sorted(chosen)))
             for field, chosen in zip(FIELDS, values, strict=True)

@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import column, select, table, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from wsp.ftp.models import AnonymousAccess, FtpAccount
 from wsp.homes import home_dir
-
-# The owner's row belongs to another area of the server; only these two columns of it matter here.
-_USERS = table("users", column("username"), column("status"))
-_ACTIVE = "active"
+from wsp.owners import ACTIVE, OWNERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +27,8 @@ class Login:
 def find_login(session: Session, username: str) -> Login | None:
     """The account of that full user name, or None. `enabled` is false as well when its owner is not active."""
     row = session.execute(
-        select(FtpAccount, _USERS.c.status)
-        .join(_USERS, _USERS.c.username == FtpAccount.owner)
+        select(FtpAccount, OWNERS.c.status)
+        .join(OWNERS, OWNERS.c.username == FtpAccount.owner)
         .where(FtpAccount.username == username)
     ).one_or_none()
     if row is None:
@@ -43,7 +40,7 @@ def find_login(session: Session, username: str) -> Login | None:
         home_dir=account.home_dir,
         password_hash=account.password_hash,
         read_only=account.read_only,
-        enabled=account.enabled and status == _ACTIVE,
+        enabled=account.enabled and status == ACTIVE,
         allowed_ips=tuple(account.allowed_ips),
     )
 
@@ -55,8 +52,8 @@ def find_anonymous(session: Session, domain: str) -> list[Login]:
     """
     query = (
         select(AnonymousAccess)
-        .join(_USERS, _USERS.c.username == AnonymousAccess.owner)
-        .where(AnonymousAccess.enabled, _USERS.c.status == _ACTIVE)
+        .join(OWNERS, OWNERS.c.username == AnonymousAccess.owner)
+        .where(AnonymousAccess.enabled, OWNERS.c.status == ACTIVE)
         .order_by(AnonymousAccess.domain)
         .limit(2)
     )
