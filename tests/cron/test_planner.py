@@ -45,8 +45,8 @@ def plan(jobs: JobStore, step: Step) -> Plan:
 
     def do(now: datetime, *, keep_runs: int = 1000, limit: int = 100, claim: Claim = CLAIM) -> list[PlannedRun]:
         step(planner.skip_barred, now, claim=claim, keep_runs=keep_runs)
-        planned: list[PlannedRun] = step(planner.plan, now, claim=claim, keep_runs=keep_runs, limit=limit)
-        return planned
+        batch: planner.Batch = step(planner.plan, now, claim=claim, keep_runs=keep_runs, limit=limit)
+        return batch.runs
 
     return do
 
@@ -283,7 +283,7 @@ class TestTwoSchedulers:
         ids = [jobs.add(next_run_at=NOON) for _ in range(4)]
 
         def some(session: Session, limit: int) -> list[int]:
-            return [run.job_id for run in planner.plan(session, NOON, UTC_ZONE, CLAIM, keep_runs=10, limit=limit)]
+            return [run.job_id for run in planner.plan(session, NOON, UTC_ZONE, CLAIM, keep_runs=10, limit=limit).runs]
 
         with jobs.database.transaction() as one, jobs.database.transaction() as two:
             assert some(one, 2) == ids[:2]

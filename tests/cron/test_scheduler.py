@@ -54,6 +54,27 @@ class TestClock:
         asyncio.run(main())
 
 
+class TestBacklog:
+    def test_goes_on_past_jobs_whose_ticks_were_decided_before(
+        self, jobs: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scheduler, "LOOK_SECONDS", 1000.0)
+        monkeypatch.setattr(planner, "BATCH_JOBS", 2)
+        due = utc_now() - timedelta(minutes=5)
+        for _ in range(2):
+            jobs.add_run(jobs.add(next_run_at=due, cron_expr="0 0 1 1 *"), due)
+        last = jobs.add(next_run_at=due + timedelta(seconds=1), cron_expr="0 0 1 1 *")
+
+        async def main() -> None:
+            one = Scheduler(settings, jobs.database, "me")
+            working = asyncio.create_task(one.run())
+            await eventually(lambda: jobs.runs(last))
+            one.stop()
+            await working
+
+        asyncio.run(main())
+
+
 class TestHealth:
     def test_a_loop_that_is_stuck_is_not_healthy(
         self, jobs: JobStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
@@ -106,11 +127,11 @@ class TestTrouble:
         planned, go_on = threading.Event(), threading.Event()
         real = planner.plan
 
-        def slow(*arguments: object, **more: object) -> list[planner.PlannedRun]:
-            runs = real(*arguments, **more)  # type: ignore[arg-type]
+        def slow(*arguments: object, **more: object) -> planner.Batch:
+            batch = real(*arguments, **more)  # type: ignore[arg-type]
             planned.set()
             assert go_on.wait(DEADLINE_SECONDS)
-            return runs
+            return batch
 
         monkeypatch.setattr(planner, "plan", slow)
 

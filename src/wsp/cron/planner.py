@@ -7,23 +7,21 @@ Several schedulers may work on one database: a tick belongs to whoever inserts i
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Insert, column, exists, func, select, table, update
+from sqlalchemy import ColumnElement, Insert, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from wsp.cron.expression import ExpressionError, Schedule, parse
+from wsp.cron.expression import LONGEST_STEP_BACK, ExpressionError, Schedule, parse
 from wsp.cron.models import CronJob, JobRun
 from wsp.cron.retention import prune
+from wsp.owners import ACTIVE, OWNERS
 
 BATCH_JOBS = 100  # in one transaction: other writers wait for it on SQLite
 MISSED_TICKS_KEPT = 100
-
-# A clock that is set back further than this has been corrected: cron(8). Until then its old ticks stand.
-LONGEST_STEP_BACK = timedelta(hours=3)
 
 TRIGGER = "schedule"
 
@@ -31,9 +29,7 @@ OWNER_DISABLED = "The owner of this job is disabled"
 NOT_RUNNING = "The scheduler was not running"
 TOO_LATE = "The scheduler came too late: the clock was set forward, the machine slept, or all places were taken"
 
-# The owner's row belongs to another area of the server; only these two columns of it matter here.
-_USERS = table("users", column("username"), column("status"))
-_OWNER_DISABLED = exists().where(_USERS.c.username == CronJob.owner, _USERS.c.status != "active")
+_OWNER_DISABLED = exists().where(OWNERS.c.username == CronJob.owner, OWNERS.c.status != ACTIVE)
 _RUNNING = exists().where(JobRun.job_id == CronJob.id, JobRun.status == "running")
 
 logger = logging.getLogger(__name__)
@@ -75,6 +71,14 @@ class PlannedRun:
             email_on_error=job.email_on_error,
             scheduled_for=scheduled_for,
         )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What `plan` did: the runs to start, and how many due jobs it took. More may be due unless there were none."""
+
+    runs: list[PlannedRun]
+    jobs: int
 
 
 @dataclass(frozen=True)
@@ -163,14 +167,15 @@ def skip_barred(
 
 def plan(
     session: Session, now: datetime, zone: ZoneInfo, claim: Claim, *, keep_runs: int, limit: int = BATCH_JOBS
-) -> list[PlannedRun]:
+) -> Batch:
     """Decide the due ticks of up to `limit` jobs that `skip_barred` leaves, those first that have waited longest.
 
     Of several ticks that were missed the newest runs, late; the older ones, MISSED_TICKS_KEPT at most, are
     recorded as skipped. The returned runs have rows that say `running`: start them once the caller has committed.
     """
     planned = []
-    for job in _due(session, now, ~_RUNNING & ~_OWNER_DISABLED, limit):
+    jobs = _due(session, now, ~_RUNNING & ~_OWNER_DISABLED, limit)
+    for job in jobs:
         ticks = _ticks(job, now, zone)
         for tick in ticks[:-1]:
             reason = NOT_RUNNING if tick < claim.running_since else TOO_LATE
@@ -181,7 +186,7 @@ def plan(
             prune(session, job.id, keep_runs)
         if run_id is not None:
             planned.append(PlannedRun.of(job, run_id, ticks[-1]))
-    return planned
+    return Batch(planned, len(jobs))
 
 
 def _due(session: Session, now: datetime, condition: ColumnElement[bool], limit: int) -> Sequence[CronJob]:
@@ -214,8 +219,9 @@ def _first_tick(session: Session, job: CronJob, now: datetime, zone: ZoneInfo) -
     if schedule is None:
         return None
     decided = session.scalar(select(func.max(JobRun.scheduled_for)).where(JobRun.job_id == job.id))
+    # A clock that was set back further has been corrected; until then its old ticks have had their turn.
     if decided is not None and now < decided <= now + LONGEST_STEP_BACK:
-        now = decided  # the clock was set back a little: those ticks have had their turn
+        now = decided
     return schedule.next_after(now, zone)
 
 

@@ -138,13 +138,15 @@ class Scheduler:
     async def _start_due(self) -> None:
         while not self._stopping.is_set():
             limit = min(self._dispatcher.free_places, planner.BATCH_JOBS)
-            planned = await self._planning.change(partial(self._plan_batch, limit=limit)) if limit else []
-            for run in planned:
+            if not limit:
+                return
+            batch = await self._planning.change(partial(self._plan_batch, limit=limit))
+            for run in batch.runs:
                 self._dispatcher.submit(run)
-            if not planned:
+            if not batch.jobs:
                 return
 
-    def _plan_batch(self, session: Session, limit: int) -> list[planner.PlannedRun]:
+    def _plan_batch(self, session: Session, limit: int) -> planner.Batch:
         keep_runs = self._settings.cron_keep_runs
         return planner.plan(session, utc_now(), self._settings.zone, self._claim, keep_runs=keep_runs, limit=limit)
 
