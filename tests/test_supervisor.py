@@ -1,5 +1,6 @@
 """The supervisor, with real child processes that misbehave on purpose."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -119,6 +120,19 @@ class TestRestarting:
             wait_until(lambda: count.exists() and count.read_text() == "xxx")
 
         assert Script(supervisor, play).run() == 0
+
+    @pytest.mark.parametrize("refusals", [1, 5])
+    def test_tries_again_when_the_system_has_no_room(self, refusals: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        real, left = subprocess.Popen, iter(range(refusals))
+
+        def scarce(*arguments: object, **more: object) -> object:
+            if next(left, None) is not None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return real(*arguments, **more)  # type: ignore[call-overload]
+
+        monkeypatch.setattr(subprocess, "Popen", scarce)
+        supervisor = Supervisor([child(SLEEPER, "one"), child(SLEEPER, "two")])
+        assert Script(supervisor, lambda: wait_until(lambda: len(supervisor.pids) == 2)).run() == 0
 
     def test_gives_up_on_one_that_cannot_start(self) -> None:
         supervisor = Supervisor([child(f"raise SystemExit({CANNOT_START})"), child(SLEEPER, "other")])

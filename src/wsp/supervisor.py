@@ -56,12 +56,15 @@ class Child:
     restart_at: float = field(default=float("inf"))
 
     def start(self) -> None:
-        """Start the process. Its standard input is empty, its outputs are ours."""
+        """Start the process. Its standard input is empty, its outputs are ours.
+
+        Raises OSError when the system has no room for another process.
+        """
+        self.started = time.monotonic()
         # A process group of its own: Ctrl-C in a terminal reaches the supervisor alone, which then stops everybody.
         self.process = subprocess.Popen(  # noqa: S603 - the command is our own
             self.command, stdin=subprocess.DEVNULL, process_group=0
         )
-        self.started = time.monotonic()
         self.starts += 1
         self.restart_at = float("inf")
         logger.info("started %s, pid %d", self.name, self.process.pid)
@@ -102,12 +105,12 @@ class Supervisor:
         """Start the children and keep them alive. Returns the exit code when all are gone.
 
         0 after a signal; 1 when a child could not start at all (it has said why on standard error itself).
-        `on_started` is called once, after each child was started for the first time.
+        `on_started` is called once, after the first try to start each child.
         """
         with self._signals():
             try:
                 for child in self.children:
-                    child.start()
+                    _start(child)
                 on_started()
                 return self._keep()
             finally:
@@ -123,7 +126,7 @@ class Supervisor:
                     delay = child.note_death()
                     logger.error("%s %s; starting it again in %g s", child.name, _ending(code), delay)
                 if child.restart_at <= time.monotonic():
-                    child.start()
+                    _start(child)
             next_restart = min(child.restart_at for child in self.children)
             self._wait(None if next_restart == float("inf") else max(0.0, next_restart - now))
         return 0
@@ -177,6 +180,14 @@ class Supervisor:
 
 def _on_child(_number: int, _frame: FrameType | None) -> None:
     """Wake the loop up, nothing else: it looks at every child itself."""
+
+
+def _start(child: Child) -> None:
+    try:
+        child.start()
+    except OSError as error:  # no memory or no process left for now: the other services must not fall for that
+        delay = child.note_death()
+        logger.error("%s could not be started (%s); trying again in %g s", child.name, error.strerror, delay)
 
 
 def _send(child: Child, number: signal.Signals) -> None:
