@@ -131,7 +131,7 @@ def upgrade() -> None:
             ["users.username"],
             name=op.f("fk_ftp_anonymous_owner_users"),
             onupdate="CASCADE",
-            ondelete="RESTRICT",
+            ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("domain", name=op.f("pk_ftp_anonymous")),
     )

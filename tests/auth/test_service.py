@@ -8,6 +8,7 @@ from wsp.auth import service
 from wsp.auth.models import ApiKey
 from wsp.database import Database, utc_now
 from wsp.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized
+from wsp.ftp.anonymous import change_access
 from wsp.ftp.service import create_account
 
 
@@ -82,6 +83,16 @@ class TestUsers:
             create_account(session, owner="ann", name="deploy", password_hash="x")
         with pytest.raises(Conflict), database.transaction() as session:
             service.remove_user(session, "ann")
+
+    def test_a_domain_is_free_again_when_its_owner_is_removed(self, database: Database) -> None:
+        with database.transaction() as session:
+            for name, role in (("root", "admin"), ("ann", "user"), ("bob", "user")):
+                service.create_user(session, name, role=role)
+            change_access(session, "ann", "a.example", owner="ann", changes={"enabled": True})
+        with database.transaction() as session:
+            service.remove_user(session, "ann")
+        with database.transaction() as session:
+            assert change_access(session, "bob", "a.example", owner="bob", changes={"enabled": True}).owner == "bob"
 
     def test_removing_a_user_removes_their_keys(self, database: Database) -> None:
         with database.transaction() as session:

@@ -69,7 +69,7 @@ class JobCreate(RequestBody):
     enabled: Enabled = True
     email_on_complete: EmailOnComplete = ""
     email_on_error: EmailOnError = False
-    owner: Owner | None = None
+    owner: Owner = left_out()
 
 
 class JobChange(ChangeBody):

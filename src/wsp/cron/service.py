@@ -74,6 +74,8 @@ def get_job(session: Session, visible_to: str | None, job_id: int, *, change: bo
 def change_job(session: Session, visible_to: str | None, job_id: int, changes: dict[str, Any]) -> CronJob:
     """Set the named columns. A new expression, or being enabled or disabled, has the planner arm the job anew."""
     job = get_job(session, visible_to, job_id, change=True)
+    if not changes:
+        return job
     if any(getattr(job, name) != value for name, value in changes.items() if name in _CONCERNS_PLANNER):
         job.revision += 1
     for name, value in changes.items():

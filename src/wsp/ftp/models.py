@@ -30,13 +30,14 @@ class FtpAccount(Base):
 
 
 class AnonymousAccess(Base):
-    """The anonymous access of a domain. The domain belongs to the owner who first configured it."""
+    """The anonymous access of a domain. The domain belongs to the owner who first configured it, and is free
+    again when they are removed."""
 
     __tablename__ = "ftp_anonymous"
 
     domain: Mapped[str] = mapped_column(String(253), primary_key=True)
     owner: Mapped[str] = mapped_column(
-        String(32), ForeignKey("users.username", ondelete="RESTRICT", onupdate="CASCADE"), index=True
+        String(32), ForeignKey("users.username", ondelete="CASCADE", onupdate="CASCADE"), index=True
     )
     enabled: Mapped[bool] = mapped_column(default=False)
     allow_upload: Mapped[bool] = mapped_column(default=False)

@@ -45,7 +45,13 @@ Password = Annotated[
 ]
 QuotaMb = Annotated[
     int,
-    Field(title="Quota", ge=0, le=MAX_QUOTA_MB, description="MB (2^20 bytes); 0 = unlimited", examples=[500]),
+    Field(
+        title="Quota",
+        ge=0,
+        le=MAX_QUOTA_MB,
+        description="MB (2^20 bytes); 0 = unlimited. Kept and shown; the FTP server does not enforce it yet",
+        examples=[500],
+    ),
 ]
 ReadOnly = Annotated[bool, Field(title="Read only", description="Downloads and listings only")]
 Enabled = Annotated[bool, Field(title="Enabled", description="May it be used to log in?")]
@@ -62,7 +68,7 @@ class AccountCreate(RequestBody):
     read_only: ReadOnly = False
     enabled: Enabled = True
     allowed_ips: AllowedIps = Field(default=[])
-    owner: Owner | None = None
+    owner: Owner = left_out()
 
 
 class AccountChange(ChangeBody):

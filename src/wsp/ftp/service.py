@@ -82,8 +82,10 @@ def get_account(session: Session, visible_to: str | None, username: str, *, chan
 
 
 def change_account(session: Session, visible_to: str | None, username: str, changes: dict[str, Any]) -> FtpAccount:
-    """Set the named columns. Changing the domain moves the account's home with it."""
+    """Set the named columns, if there are any. Changing the domain moves the account's home with it."""
     account = get_account(session, visible_to, username, change=True)
+    if not changes:
+        return account
     for name, value in changes.items():
         setattr(account, name, value)
     if "domain" in changes:

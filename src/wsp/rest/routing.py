@@ -2,6 +2,7 @@
 
 import email.message
 import inspect
+import json
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -30,6 +31,8 @@ class Route(APIRoute):
                 await get_state(request).authenticate(request)  # before a stranger's body is looked at
             if has_body:
                 await _read_json(request)
+            elif request.method == "POST":
+                await _expect_no_body(request)
             claim = await make_claim(request)
             response = await handle(request)
             if claim is not None:
@@ -40,24 +43,38 @@ class Route(APIRoute):
 
 
 async def _read_json(request: Request) -> None:
+    """See to it that FastAPI finds a body that it can read. Raises Invalid."""
     body = await request.body()
     if not body.strip():
         # No body at all is an empty object: the first required field is what is missing, not "a body".
         request._body = b"{}"
-        headers = request.scope["headers"]  # changed in place: the request may have looked at them already
-        headers[:] = [pair for pair in headers if pair[0] != b"content-type"]
-        headers.append((b"content-type", b"application/json"))
-        return
-    header = email.message.Message()
-    header["content-type"] = request.headers.get("content-type", "")
-    if header.get_content_type() != "application/json":
+    elif request.headers.get("content-type", "").strip() and not _is_json(request.headers["content-type"]):
         raise Invalid("Content-Type must be application/json", field="Content-Type")
+    headers = request.scope["headers"]  # changed in place: the request has looked at them already
+    headers[:] = [pair for pair in headers if pair[0] != b"content-type"]
+    headers.append((b"content-type", b"application/json"))
     try:
         await request.json()
-    except ValueError as error:  # also a JSONDecodeError, bad UTF-8, and a number too long to convert
+    except json.JSONDecodeError as error:
         raise Invalid(f"The body is not valid JSON: {error}", field="body") from None
+    except UnicodeDecodeError:
+        raise Invalid("The body is not valid JSON: it is not UTF-8", field="body") from None
+    except ValueError:
+        raise Invalid("The body is not valid JSON: a number in it is too long", field="body") from None
     except RecursionError:
         raise Invalid("The body is nested too deeply", field="body") from None
+
+
+def _is_json(content_type: str) -> bool:
+    header = email.message.Message()
+    header["content-type"] = content_type
+    return header.get_content_type() == "application/json"
+
+
+async def _expect_no_body(request: Request) -> None:
+    body = (await request.body()).strip()
+    if body not in (b"", b"{}"):
+        raise Invalid("This call takes no body", field="body")
 
 
 class Router(APIRouter):

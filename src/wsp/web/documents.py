@@ -57,7 +57,6 @@ def install(app: FastAPI) -> None:
             swagger_js_url=f"{root}{ASSETS_URL}/swagger-ui-bundle.js",
             swagger_css_url=f"{root}{ASSETS_URL}/swagger-ui.css",
             swagger_favicon_url=f"{root}{ASSETS_URL}/favicon-32x32.png",
-            swagger_ui_parameters={"persistAuthorization": True},
         )
 
     assets = Path(fastapi_swagger.__file__).parent / "resources"

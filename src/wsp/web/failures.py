@@ -88,8 +88,11 @@ async def _bad_parameters(_request: Request, error: Exception) -> Response:
 
 
 def _parameter_sentence(name: str, error: Mapping[str, object]) -> str:
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{name} {message.removeprefix('Input ').removeprefix('String ').replace('should', 'must')}"
+    title = name.replace("_", " ").capitalize()
+    if error["type"] == "int_parsing":
+        return f"{title} must be an integer"
+    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")
+    return f"{title} {message.replace('should', 'must')}"
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

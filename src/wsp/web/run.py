@@ -54,7 +54,8 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
     # What the start made stays until the end: looking through it again and again for garbage took a fifth of the time.
     gc.collect()
     gc.freeze()
-    logger.info("API on http://%s:%d", settings.http_host, settings.http_port)
+    host = f"[{settings.http_host}]" if ":" in settings.http_host else settings.http_host
+    logger.info("API on http://%s:%d", host, settings.http_port)
     try:
         server.run(sockets=[listener])
     finally:

@@ -2,9 +2,13 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from sqlalchemy import update
+
+from wsp.cron.models import CronJob
 
 pytestmark = pytest.mark.e2e
 
@@ -130,6 +134,16 @@ class TestCreate:
         created = ann("POST", "/cronjobs/", NIGHTLY | fields).json()
         assert_job(created, NIGHTLY | fields, added=["domain"])
         assert ann("PUT", f"/cronjobs/{created['id']}", NIGHTLY | fields).status_code == 200
+
+
+class TestChange:
+    def test_naming_nothing_changes_nothing(self, ann: Any, store_of_server: Any) -> None:
+        job = ann("POST", "/cronjobs/", NIGHTLY | {"enabled": False}).json()
+        with store_of_server.transaction() as session:
+            long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+            session.execute(update(CronJob).where(CronJob.id == job["id"]).values(updated_at=long_ago))
+        before = ann("GET", f"/cronjobs/{job['id']}").json()
+        assert ann("PUT", f"/cronjobs/{job['id']}", {}).json() == before
 
 
 class TestNextRun:

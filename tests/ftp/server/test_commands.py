@@ -133,6 +133,10 @@ class TestCommandLine:
         with pytest.raises(ftplib.error_perm, match="550"):
             client.sendcmd("SIZE b")
         assert "size=5" in client.sendcmd("MLST b")
+        # Plain octal, as clients read it: lftp took Python's `0o644` for no rights at all.
+        (account.home / "b").chmod(0o640)
+        client.sendcmd("OPTS MLST type;size;unix.mode;")
+        assert "unix.mode=0640;" in client.sendcmd("MLST b").lower()
         with pytest.raises(ftplib.error_perm, match="550"):
             client.rmd("/")
 

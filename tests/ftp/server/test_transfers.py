@@ -328,7 +328,9 @@ class TestLftp:
             (source / "süb" / f"{number}.txt").write_bytes(os.urandom(number * 1000))
         run(account, f"mirror -R --parallel=4 {source} up; mirror up {tmp_path / 'back'}", tls=tls)
         for path in (source / "süb").iterdir():
-            assert (tmp_path / "back" / "süb" / path.name).read_bytes() == path.read_bytes()
+            copy = tmp_path / "back" / "süb" / path.name
+            assert copy.read_bytes() == path.read_bytes()
+            assert copy.stat().st_mode == path.stat().st_mode, "lftp takes the rights over that the server names"
         assert hidden(account.home / "up" / "süb") == []
 
     def test_continues_an_upload_whose_client_was_killed(

@@ -191,7 +191,9 @@ class JailedFilesystem(AbstractedFS):
         self, basedir: str, listing: list[str], perms: str, facts: list[str], ignore_err: bool = True
     ) -> Iterator[bytes]:
         with _Folder(self, basedir, self._jail.open_folder(basedir)) as folder:
-            yield from folder.format_mlsx("", listing, perms, facts, ignore_err)
+            for entry in folder.format_mlsx("", listing, perms, facts, ignore_err):
+                # pyftpdlib writes Python's octal, and clients take `0o644` for 0: files without any right.
+                yield entry.replace(b"unix.mode=0o", b"unix.mode=0", 1)
 
 
 class _Folder(AbstractedFS):
