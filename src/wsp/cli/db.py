@@ -2,8 +2,9 @@
 
 import typer
 
-from wsp.cli.environment import read_settings
+from wsp.cli.environment import must_exist, read_settings
 from wsp.database import Database
+from wsp.preflight import make_data_dir
 from wsp.revision import REVISION, stored_revision
 
 app = typer.Typer(
@@ -17,7 +18,6 @@ def upgrade() -> None:
 
     Example: WSP_DATABASE_URL=postgresql://wsp@db/wsp wsp db upgrade
     """
-    from wsp.preflight import make_data_dir
     from wsp.preparation import migrate  # Alembic is slow to import
 
     settings = read_settings()
@@ -37,8 +37,6 @@ def current() -> None:
 
     Example: wsp db current
     """
-    from wsp.cli.environment import must_exist
-
     url = read_settings().database
     must_exist(url)
     database = Database(url)

@@ -37,7 +37,7 @@ def serve() -> int:
 
     Example: WSP_DATA_DIR=/srv/wsp wsp serve
     """
-    from wsp.serve import serve as serve_all  # what only this command needs (Alembic, Rich)
+    from wsp.serve import serve as serve_all  # what only this command needs: the banner, with Rich
 
     settings = read_settings()
     configure_logging(settings, process="serve")
