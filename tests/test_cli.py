@@ -99,6 +99,18 @@ class TestHelp:
 
 
 class TestFailing:
+    @pytest.mark.parametrize("command", [["serve"], ["db", "upgrade"], ["api"], ["ftp"], ["cron"]], ids=" ".join)
+    def test_a_database_file_that_cannot_be_made(self, command: list[str], tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        result = run_wsp(
+            *command,
+            WSP_DATABASE_URL=f"sqlite:///{tmp_path}/file/wsp.db",
+            WSP_DATA_DIR=str(tmp_path / "data"),
+            WSP_HTTP_PORT="20101",
+            WSP_FTP_PORT="20102",
+        )
+        assert_one_line(result, "WSP_DATABASE_URL: cannot use the database")
+
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [

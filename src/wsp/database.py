@@ -115,8 +115,6 @@ def _make_engine(url: str) -> Engine:
     }
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True, **options)
-    if parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         parsed, connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False}, **options
     )
@@ -128,13 +126,14 @@ def _make_engine(url: str) -> Engine:
 
 
 def _make_file(path: Path, *_connecting: object) -> None:
-    """Make the file if missing, for our eyes alone: hashes of passwords and keys come into it.
+    """Make the file and its folder if missing, the file for our eyes alone: hashes of passwords and keys come into it.
 
     SQLite would make it with the umask's mode. It gives the files beside it (-wal, -shm) the mode of this one.
     """
     # Trouble is left to SQLite, which meets it again and says so. A file that is there is not even opened:
     # closing it would end the locks that SQLite holds on it in this process.
     with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
