@@ -4,6 +4,7 @@
 their own. `start_server` starts servers for one test alone, which may kill them.
 """
 
+import ftplib
 import json
 import os
 import signal
@@ -129,6 +130,15 @@ class Server:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, json.load(error)
+
+    def greets(self) -> bool:
+        """Does the FTP server say its 220?"""
+        try:
+            with ftplib.FTP() as ftp:
+                ftp.connect("127.0.0.1", self.ftp_port, timeout=5)
+                return ftp.getwelcome().startswith("220")
+        except (OSError, EOFError, ftplib.Error):
+            return False
 
     def answers(self, path: str = "/healthz") -> bool:
         """Does a GET without a key answer 200 now?"""
