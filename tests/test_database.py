@@ -19,7 +19,7 @@ def _user(name: str, at: datetime) -> User:
 class TestSqliteFile:
     def test_is_made_for_our_eyes_alone(self, tmp_path: Path) -> None:
         database = Database(f"sqlite:///{tmp_path / 'made' / 'wsp.db'}")
-        assert list((tmp_path / "made").iterdir()) == []
+        assert list(tmp_path.iterdir()) == []
         with database.engine.begin() as connection:
             connection.exec_driver_sql("CREATE TABLE hashes (hash TEXT)")
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "made").iterdir()}
