@@ -16,6 +16,8 @@ _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 _DOMAIN_LABEL = r"(?!-)[a-z0-9-]{1,63}(?<!-)"
 _DOMAIN = re.compile(rf"{_DOMAIN_LABEL}(\.{_DOMAIN_LABEL})*")
 
+_OWN_HOST = ("localhost", "localhost.localdomain")
+
 MAX_NETWORKS = 1000
 
 
@@ -66,11 +68,14 @@ def _unique(values: list[str]) -> list[str]:
 def _email(value: str) -> str:
     if not value:
         return value
+    name, _, host = value.rpartition("@")
+    # An address on the machine itself is a fine place for cron mail; the library holds it for a mistake.
+    checked = f"{name}@example.com" if host.lower() in _OWN_HOST else value
     try:
-        # An address on the machine itself (root@localhost) is a fine place for cron mail.
-        return validate_email(value, check_deliverability=False, globally_deliverable=False).normalized
+        validate_email(checked, check_deliverability=False, globally_deliverable=False)
     except EmailNotValidError:
         raise ValueError("must be an e-mail address, or empty") from None
+    return value
 
 
 Name = Annotated[

@@ -135,6 +135,11 @@ class TestCreate:
         assert_job(created, NIGHTLY | fields, added=["domain"])
         assert ann("PUT", f"/cronjobs/{created['id']}", NIGHTLY | fields).status_code == 200
 
+    @pytest.mark.parametrize("address", ["root@localhost", "ops@example.com", "o'neil+cron@mail.example", "me@box"])
+    def test_takes_addresses_of_the_machine_and_of_the_world(self, ann: Any, address: str) -> None:
+        created = ann("POST", "/cronjobs/", NIGHTLY | {"email_on_complete": address})
+        assert created.json()["email_on_complete"] == address
+
 
 class TestChange:
     def test_naming_nothing_changes_nothing(self, ann: Any, store_of_server: Any) -> None:
