@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from wsp.errors import StartupError
-from wsp.preflight import LOCK_FILE, check_ports, data_dir_held, make_data_dir, make_files_root
+from wsp.homes import make_files_root
+from wsp.preflight import LOCK_FILE, check_ports, data_dir_held, make_data_dir
 from wsp.settings import Settings, load_settings
 
 
@@ -41,7 +42,7 @@ class TestTheDataFolder:
     def test_the_files_root_cannot_be_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(StartupError, match=r"^WSP_FILES_ROOT: cannot make .*/file"):
-            make_files_root(load_settings(timezone="UTC", files_root=tmp_path / "file"))
+            make_files_root(tmp_path / "file")
 
 
 class TestTheLock:

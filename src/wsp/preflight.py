@@ -28,16 +28,6 @@ def make_data_dir(data_dir: Path) -> None:
         raise _unusable(data_dir, error) from None
 
 
-def make_files_root(settings: Settings) -> None:
-    """Make the folder that homes are made in. Raises StartupError."""
-    try:
-        settings.files.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartupError(
-            f"WSP_FILES_ROOT: cannot make {settings.files} ({error.strerror}); a folder that can be written is allowed"
-        ) from None
-
-
 def _unusable(data_dir: Path, error: OSError) -> StartupError:
     return StartupError(
         f"WSP_DATA_DIR: cannot use {data_dir} ({error.strerror}); a folder that can be written is allowed"

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from wsp.banner import own_address, print_banner
 from wsp.errors import StartupError
-from wsp.preflight import check_ports, data_dir_held, make_files_root
+from wsp.homes import make_files_root
+from wsp.preflight import check_ports, data_dir_held
 from wsp.settings import Settings
 from wsp.supervisor import Child, Supervisor, end_with_parent, wsp_command
 
@@ -28,7 +29,7 @@ def serve(settings: Settings) -> int:
     with data_dir_held(settings.data_dir) as after_crash:
         check_ports(settings, after_crash=after_crash)
         new_key = _prepare_apart(settings)
-        make_files_root(settings)
+        make_files_root(settings.files)
         supervisor = Supervisor([Child("api", wsp_command("api")), *ftp_children(settings), _cron()])
         announcer = _Announcer(supervisor, settings, new_key)
         code = supervisor.run(on_started=announcer.start)
