@@ -4,7 +4,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -173,7 +173,3 @@ def _switch_to_wal(cursor: DBAPICursor) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     if not connection.get_execution_options().get(_READ_ONLY, False):
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-Now = Callable[[], datetime]
-"""A clock: how time is handed to whatever needs it, so that tests can stop it."""

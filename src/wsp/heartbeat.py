@@ -44,12 +44,6 @@ def alive(session: Session, kind: Kind, *, now: datetime | None = None) -> bool:
     return session.scalar(query) is not None
 
 
-def live_ids(session: Session, kind: Kind, *, now: datetime | None = None) -> set[str]:
-    """The ids of the processes of this kind that are running."""
-    since = (now or utc_now()) - timedelta(seconds=STALE_SECONDS)
-    return set(session.scalars(select(ServiceRow.id).where(ServiceRow.kind == kind, ServiceRow.heartbeat_at > since)))
-
-
 def node_name() -> str:
     """The name of this machine, as the `services` table knows it."""
     return platform.node() or "localhost"

@@ -167,6 +167,7 @@ def check_delegation(
     if principal.ip_whitelist:
         own = [ip_network(network) for network in principal.ip_whitelist]
         asked = [ip_network(network) for network in ip_whitelist]
+        # The versions are compared first; the type checker cannot see that the two are of one kind then.
         inside = [any(a.version == o.version and a.subnet_of(o) for o in own) for a in asked]  # type: ignore[arg-type]
         if not asked or not all(inside):
             raise Forbidden("A key cannot issue a key for more addresses than its own")

@@ -76,9 +76,10 @@ def find_anonymous(session: Session, domain: str) -> list[Login]:
 
 def replace_password_hash(session: Session, username: str, old: str, new: str) -> bool:
     """Store a better hash of the same password, unless the password was changed meanwhile. True: stored."""
-    result = session.execute(
+    replaced = session.scalar(
         update(FtpAccount)
         .where(FtpAccount.username == username, FtpAccount.password_hash == old)
         .values(password_hash=new)
+        .returning(FtpAccount.id)
     )
-    return bool(result.rowcount)  # type: ignore[attr-defined]
+    return replaced is not None

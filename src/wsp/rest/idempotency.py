@@ -86,7 +86,7 @@ class Claim:
 
 
 async def make_claim(request: Request) -> Claim | None:
-    """The claim of a POST that carries the header, also found by `claim_of` from now on."""
+    """The claim of a POST that carries the header. `leave_claim` finds it from now on."""
     key = request.headers.get(HEADER)
     if request.method != "POST" or key is None:
         return None
@@ -98,9 +98,9 @@ async def make_claim(request: Request) -> Claim | None:
     return claim
 
 
-def remember_claim(session: Session, claim: Claim | None) -> None:
-    """Leave the claim with the session that the endpoint is going to be given."""
-    session.info[_CLAIM] = claim
+def leave_claim(request: Request, session: Session) -> None:
+    """Leave the request's claim, if it made one, with the session that the endpoint is going to be given."""
+    session.info[_CLAIM] = getattr(request.state, "claim", None)
 
 
 def take_claim(session: object) -> None:
@@ -111,9 +111,3 @@ def take_claim(session: object) -> None:
     """
     if isinstance(session, Session) and (claim := session.info.get(_CLAIM)) is not None:
         claim.take(session)
-
-
-def claim_of(request: Request) -> Claim | None:
-    """The claim of this request, if it made one."""
-    claim: Claim | None = getattr(request.state, "claim", None)
-    return claim

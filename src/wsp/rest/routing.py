@@ -106,5 +106,6 @@ def _on_thread(endpoint: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, 
 
     # Not functools.wraps: FastAPI looks behind `__wrapped__`, and would find a plain function again.
     call.__name__, call.__doc__ = endpoint.__name__, endpoint.__doc__
+    # The attribute is `inspect`'s own protocol; the type of functions does not mention it.
     call.__signature__ = inspect.signature(endpoint, eval_str=True)  # type: ignore[attr-defined]
     return call

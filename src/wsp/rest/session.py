@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
-from wsp.rest.idempotency import claim_of, remember_claim
+from wsp.rest.idempotency import leave_claim
 from wsp.rest.state import get_state
 
 
@@ -15,7 +15,7 @@ def get_session(request: Request) -> Iterator[Session]:
     """A session whose changes are committed when the endpoint returned, and undone when it raised."""
     state = get_state(request)
     with state.database.transaction() as session:
-        remember_claim(session, claim_of(request))
+        leave_claim(request, session)
         yield session
     state.version.note_commit()
 

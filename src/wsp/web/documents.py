@@ -41,6 +41,7 @@ _IDEMPOTENCY_KEY = {
 
 def install(app: FastAPI) -> None:
     """Add the document and the page to the application."""
+    # How FastAPI's documentation has the document replaced.
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
 
     @app.get(OPENAPI_URL, include_in_schema=False)

@@ -71,18 +71,16 @@ async def _domain_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, WspError)  # noqa: S101 - Starlette's signature says Exception
     status = STATUS_OF[error.code]
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    if status == 503:
-        headers = {"Retry-After": RETRY_AFTER_SECONDS}
     return failure(status, error.sentence, details=error.details if isinstance(error, Invalid) else (), headers=headers)
 
 
 async def _replay(_request: Request, replay: Exception) -> Response:
-    assert isinstance(replay, Replay)  # noqa: S101
+    assert isinstance(replay, Replay)  # noqa: S101 - the same
     return Response(replay.body, replay.status, headers={REPLAYED_HEADER: "true"}, media_type="application/json")
 
 
 async def _bad_parameters(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - the same
     details = [(str(e["loc"][-1]), _parameter_sentence(str(e["loc"][-1]), e)) for e in error.errors()]
     return failure(400, details[0][1], details=details)
 
@@ -96,7 +94,7 @@ def _parameter_sentence(name: str, error: Mapping[str, object]) -> str:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101
+    assert isinstance(error, HTTPException)  # noqa: S101 - the same
     status = error.status_code if error.status_code in CODE_OF else (500 if error.status_code >= 500 else 400)
     headers = dict(error.headers or {})
     if status == 404:

@@ -279,6 +279,7 @@ class Session(ControlChannel):
         try:
             if match is None:
                 raise ValueError
+            # The pattern has six groups of digits; the type checker counts neither.
             seconds = datetime(*(int(part) for part in match.groups()), tzinfo=UTC).timestamp()  # type: ignore[misc,arg-type]
         except ValueError:
             self.respond("501 The time has to be YYYYMMDDHHMMSS.")
