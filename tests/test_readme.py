@@ -18,6 +18,7 @@ DESCRIBED_DEFAULTS = {
     "database_url": "`<data dir>/wsp.db`",
     "timezone": "the machine's",
     "ftp_passive_ports": "`50000-50999`",
+    "ftp_ban_exempt": "`127.0.0.1,::1`",
 }
 
 

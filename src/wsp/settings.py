@@ -83,6 +83,18 @@ def _comma_list(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _umask(value: str) -> str:
+    if not re.fullmatch(r"0?[0-7]{3}", value):
+        raise ValueError("an octal umask, as in 022, is allowed")
+    return value
+
+
+def _file_owner(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+:[A-Za-z0-9._-]+", value):
+        raise ValueError("user:group, as in www-data:www-data or 33:33, is allowed")
+    return value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -146,8 +158,86 @@ class Settings(BaseSettings):
         Path | None, Field(description="PEM certificate chain for FTPS; self-signed in the data folder when not set")
     ] = None
     ftp_tls_key: Annotated[Path | None, Field(description="PEM private key of that certificate")] = None
+    ftp_tls_sni_dir: Annotated[
+        Path | None,
+        Field(description="Folder of certificates for more host names: <name>.crt and <name>.key, chosen by SNI"),
+    ] = None
+    ftp_implicit_tls_port: Annotated[
+        Port | None,
+        Field(description="Port of FTP that speaks TLS from the first byte (990 by custom); off when not set"),
+    ] = None
+    ftp_require_tls: Annotated[bool, Field(description="Refuse every login without TLS")] = False
+    ftp_require_tls_resumption: Annotated[
+        bool,
+        Field(description="Refuse data connections that do not resume the TLS session of their control connection"),
+    ] = False
+    ftp_strict_tls: Annotated[
+        bool, Field(description="Refuse TLS uploads that end without close_notify: they may have been cut")
+    ] = True
     ftp_idle_timeout: Annotated[int, Field(ge=10, description="Seconds after which an idle session is closed")] = 300
-    ftp_max_sessions: Annotated[int, Field(ge=1, description="Sessions in each FTP process")] = 2000
+    ftp_login_timeout: Annotated[int, Field(ge=5, description="Seconds that a client may take to log in")] = 60
+    ftp_drain_seconds: Annotated[
+        int, Field(ge=0, le=3600, description="Seconds that running transfers may go on when the FTP service stops")
+    ] = 5
+    ftp_max_sessions: Annotated[
+        int, Field(ge=1, description="FTP sessions at once, over all FTP processes of this machine")
+    ] = 2000
+    ftp_max_sessions_per_account: Annotated[
+        int, Field(ge=0, description="FTP sessions of one account at once; 0 = no limit but the account's own")
+    ] = 0
+    ftp_max_sessions_per_address: Annotated[
+        int, Field(ge=0, description="FTP sessions from one address at once; 0 = no limit")
+    ] = 100
+    ftp_commands_before_login: Annotated[
+        int, Field(ge=1, description="FTP commands a second that a client may send before it has logged in")
+    ] = 20
+    ftp_ban_failures: Annotated[
+        int,
+        Field(ge=0, description="Failed logins, each forgotten by half in ten minutes, that ban an address; 0 = never"),
+    ] = 10
+    ftp_ban_seconds: Annotated[
+        int,
+        Field(ge=1, description="Seconds that a first ban lasts; each further one lasts twice as long, up to a week"),
+    ] = 300
+    ftp_ban_exempt: Annotated[
+        list[IPvAnyNetwork],
+        NoDecode,
+        BeforeValidator(_comma_list),
+        Field(description="Addresses or networks that are never banned nor limited, comma-separated"),
+    ] = Field(default_factory=lambda: [ipaddress.ip_network(address) for address in ("127.0.0.1", "::1")])
+    ftp_umask: Annotated[
+        str | None,
+        AfterValidator(lambda value: value and _umask(value)),
+        Field(description="Octal umask of what FTP creates, as in 022; the process's own when not set"),
+    ] = None
+    ftp_file_owner: Annotated[
+        str | None,
+        AfterValidator(lambda value: value and _file_owner(value)),
+        Field(description="user:group, names or numbers, that own what FTP creates; needs root"),
+    ] = None
+    ftp_fsync: Annotated[bool, Field(description="Write uploads to the disk before they are confirmed")] = False
+    ftp_upload_checksum: Annotated[
+        Literal["none", "crc32", "sha256"],
+        BeforeValidator(_lower),
+        Field(description="Checksum in the record of each upload: none, crc32 or sha256"),
+    ] = "sha256"
+    ftp_keep_partial_hours: Annotated[
+        int, Field(ge=0, description="Hours that an interrupted upload can be resumed")
+    ] = 24
+    ftp_keep_transfers_days: Annotated[int, Field(ge=0, description="Days that the records of transfers are kept")] = 30
+    ftp_keep_releases: Annotated[
+        int, Field(ge=0, le=1000, description="Former releases kept of each folder that is deployed atomically")
+    ] = 5
+    ftp_xferlog: Annotated[
+        Path | None, Field(description="File that gets a line for each transfer, in xferlog(5) format")
+    ] = None
+
+    webhook_allow_private: Annotated[
+        bool, Field(description="Let webhooks call addresses of private networks and of this machine")
+    ] = False
+    webhook_keep_days: Annotated[int, Field(ge=1, description="Days that finished deliveries of webhooks are kept")] = (
+        14
+    )
 
     cron_max_running: Annotated[int, Field(ge=1, description="Commands that run at the same time")] = 200
     cron_max_output_bytes: Annotated[

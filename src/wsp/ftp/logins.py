@@ -1,6 +1,8 @@
 """What the FTP server reads from the store to let somebody in, and the one thing it writes back."""
 
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -22,6 +24,16 @@ class Login:
     enabled: bool
     allowed_ips: tuple[str, ...]
     anonymous: bool = False
+    credential_version: int = 1
+    quota_mb: int = 0
+    require_tls: bool = False
+    expires_at: datetime | None = None
+    max_sessions: int = 0
+    upload_kbps: int = 0
+    download_kbps: int = 0
+    permissions: tuple[dict[str, Any], ...] = ()
+    allow_mkdir: bool = False
+    welcome_message: str = ""
 
 
 def find_login(session: Session, username: str) -> Login | None:
@@ -42,6 +54,14 @@ def find_login(session: Session, username: str) -> Login | None:
         read_only=account.read_only,
         enabled=account.enabled and status == ACTIVE,
         allowed_ips=tuple(account.allowed_ips),
+        credential_version=account.credential_version,
+        quota_mb=account.quota_mb,
+        require_tls=account.require_tls,
+        expires_at=account.expires_at,
+        max_sessions=account.max_sessions,
+        upload_kbps=account.upload_kbps,
+        download_kbps=account.download_kbps,
+        permissions=tuple(account.permissions or ()),
     )
 
 
@@ -65,10 +85,16 @@ def find_anonymous(session: Session, domain: str) -> list[Login]:
             owner=access.owner,
             home_dir=home_dir(access.owner, access.domain),
             password_hash="",
-            read_only=not access.allow_upload,
+            read_only=access.read_only or not access.allow_upload,
             enabled=True,
             allowed_ips=(),
             anonymous=True,
+            quota_mb=access.quota_mb,
+            max_sessions=access.max_connections,
+            upload_kbps=access.rate_kbps,
+            download_kbps=access.rate_kbps,
+            allow_mkdir=access.allow_mkdir,
+            welcome_message=access.welcome_message,
         )
         for access in session.scalars(query)
     ]

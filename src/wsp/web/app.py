@@ -11,7 +11,7 @@ from wsp.auth.endpoints import auth_router, keys_router
 from wsp.auth.keyring import Keyring
 from wsp.cron.endpoints import router as cron_router
 from wsp.database import Database
-from wsp.ftp.endpoints import router as ftp_router
+from wsp.ftp.endpoints import ROUTERS as FTP_ROUTERS
 from wsp.rest.state import State
 from wsp.settings import Settings
 from wsp.version import store_version
@@ -47,7 +47,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     )
     app.state.wsp = State(settings, database, version, authenticate)
     app.state.keyring = keyring
-    for router in (ftp_router, cron_router, auth_router, keys_router):
+    for router in (*FTP_ROUTERS, cron_router, auth_router, keys_router):
         app.include_router(router, prefix=API_BASE)
     app.include_router(health.router)
     documents.install(app)

@@ -1,43 +1,27 @@
-"""`/api/v1/ftp`."""
+"""`/api/v1/ftp/…`: accounts."""
 
-from typing import Annotated
+from fastapi import Request, Response
 
-from fastapi import Path, Request, Response
-from pydantic import AfterValidator
-
-from wsp.auth.dependencies import Principal, caller
-from wsp.ftp import anonymous, service
+from wsp.ftp import service
+from wsp.ftp.endpoints.parameters import AccountId, Caller, ftp_router
 from wsp.ftp.schemas import (
     AccountChange,
     AccountCreate,
     AccountList,
     AccountOut,
-    AnonymousChange,
-    AnonymousOut,
     FtpStatus,
     IpRestrictions,
     RestrictedAccountOut,
 )
 from wsp.heartbeat import alive
-from wsp.homes import home_dir
 from wsp.passwords import hash_password
 from wsp.rest.answers import Message, failures
-from wsp.rest.fields import Domain, not_blank, one_line
 from wsp.rest.kept import Answer
 from wsp.rest.lists import LIST_HEADERS, PAGE_PARAMETERS, PageQuery, page_headers
-from wsp.rest.routing import Router
 from wsp.rest.session import Reader, Writer, Zone
 from wsp.rest.state import get_state
 
-router = Router(prefix="/ftp", tags=["FTP accounts"], responses=failures())
-
-Caller = Annotated[Principal, caller("ftp")]
-AccountId = Annotated[
-    str,
-    Path(description="The full user name, `<owner>_<name>`", examples=["admin_deploy"]),
-    AfterValidator(one_line),
-]
-DomainName = Annotated[Domain, Path(examples=["example.com"]), AfterValidator(not_blank)]
+router = ftp_router()
 
 
 @router.get(
@@ -135,29 +119,3 @@ def delete_account(id: AccountId, caller: Caller, session: Writer) -> Message:
     """The account can no longer log in; its files stay."""
     service.delete_account(session, caller.sees_owner, id)
     return Message(message="FTP account deleted successfully")
-
-
-@router.get(
-    "/{domain}/anonymous",
-    operation_id="getAnonymousFtp",
-    summary="Show the anonymous FTP of a domain",
-    responses=failures(404),
-)
-def get_anonymous(domain: DomainName, caller: Caller, session: Reader) -> AnonymousOut:
-    """A domain never configured has it disabled."""
-    access = anonymous.get_access(session, caller.sees_owner, domain, owner=caller.username)
-    return AnonymousOut.of(access, home_dir(access.owner, access.domain))
-
-
-@router.put(
-    "/{domain}/anonymous",
-    operation_id="changeAnonymousFtp",
-    summary="Change the anonymous FTP of a domain",
-    responses=failures(404),
-)
-def change_anonymous(domain: DomainName, body: AnonymousChange, caller: Caller, session: Writer) -> AnonymousOut:
-    """Changes what the body names. The first change makes the domain the caller's."""
-    changes = body.named()
-    owner = caller.owner_for(changes.get("owner"))
-    access = anonymous.change_access(session, caller.sees_owner, domain, owner=owner, changes=changes)
-    return AnonymousOut.of(access, home_dir(access.owner, access.domain))
