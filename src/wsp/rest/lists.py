@@ -27,13 +27,18 @@ class _ShortParameters(RequestBody):
     search: Annotated[Text, Field(max_length=200, description="Only those with this text, in any case")] = ""
 
 
-class _Parameters(_ShortParameters):
+class _OwnedParameters(_ShortParameters):
     """What lists of things with an owner take."""
+
+    owner: Annotated[Text, Field(max_length=32, description="Only those of this owner (for admins)")] = ""
+
+
+class _Parameters(_OwnedParameters):
+    """What lists of things with an owner and a domain take."""
 
     domain: Annotated[
         Text, Field(max_length=253, description="Only those of this domain"), AfterValidator(str.lower)
     ] = ""
-    owner: Annotated[Text, Field(max_length=32, description="Only those of this owner (for admins)")] = ""
 
 
 def _reader_of(parameters: type[_ShortParameters]) -> Any:
@@ -61,6 +66,10 @@ _EVERYTHING = Page()
 PageQuery = Annotated[Page, _reader_of(_Parameters)]
 PAGE_PARAMETERS = _documented(_Parameters)
 """For `openapi_extra` of an endpoint that takes a `PageQuery`."""
+
+OwnedPageQuery = Annotated[Page, _reader_of(_OwnedParameters)]
+OWNED_PAGE_PARAMETERS = _documented(_OwnedParameters)
+"""The same for an `OwnedPageQuery`."""
 
 ShortPageQuery = Annotated[Page, _reader_of(_ShortParameters)]
 SHORT_PAGE_PARAMETERS = _documented(_ShortParameters)

@@ -17,6 +17,8 @@ from wsp.settings import Settings
 from wsp.version import store_version
 from wsp.web import documents, failures, health
 from wsp.web.gate import Gate
+from wsp.webhooks.endpoints import router as webhooks_router
+from wsp.webhooks.sender import Sender
 
 API_BASE = "/api/v1"
 
@@ -25,11 +27,14 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     """The API on a database. Nothing is connected until the application starts."""
     version = store_version(database)
     keyring = Keyring(database, version)
+    sender = Sender(settings, database, version)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         version.start()
+        sender.start()
         yield
+        await sender.close()
         keyring.close()
         version.close()
 
@@ -47,7 +52,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     )
     app.state.wsp = State(settings, database, version, authenticate)
     app.state.keyring = keyring
-    for router in (*FTP_ROUTERS, cron_router, auth_router, keys_router):
+    for router in (*FTP_ROUTERS, cron_router, webhooks_router, auth_router, keys_router):
         app.include_router(router, prefix=API_BASE)
     app.include_router(health.router)
     documents.install(app)

@@ -22,6 +22,7 @@ can be repeated safely for 24 hours.
 TAGS = [
     {"name": "FTP accounts", "description": "Accounts, their restrictions, and anonymous FTP per domain"},
     {"name": "Cron jobs", "description": "Jobs, and the log of their runs"},
+    {"name": "Webhooks", "description": "Addresses that are told of what happens, and what was delivered to them"},
     {"name": "API keys", "description": "Issue, list and revoke keys"},
     {"name": "Authentication", "description": "Who a key belongs to"},
     {"name": "Health", "description": "For load balancers and monitoring"},
