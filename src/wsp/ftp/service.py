@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from wsp.database import utc_now
 from wsp.errors import Conflict, NotFound
+from wsp.ftp.announcements import announce_account, announce_changes
 from wsp.ftp.models import FtpAccount
 from wsp.homes import home_dir
 from wsp.owners import require_owner
@@ -52,6 +53,7 @@ def create_account(
         session.flush()
     except IntegrityError:
         raise Conflict(f"FTP account '{account.username}' already exists") from None
+    announce_account(session, account, "account.created")
     return account
 
 
@@ -86,28 +88,29 @@ def change_account(session: Session, visible_to: str | None, username: str, chan
     account = get_account(session, visible_to, username, change=True)
     if not changes:
         return account
+    changed = {name for name, value in changes.items() if getattr(account, name) != value}
     for name, value in changes.items():
         setattr(account, name, value)
     if "domain" in changes:
         account.home_dir = home_dir(account.owner, account.domain)
     account.updated_at = utc_now()
     session.flush()
+    announce_changes(session, account, changed)
     return account
 
 
 def toggle_account(session: Session, visible_to: str | None, username: str) -> FtpAccount:
     """Enable a disabled account, disable an enabled one."""
-    account = get_account(session, visible_to, username, change=True)
-    account.enabled = not account.enabled
-    account.updated_at = utc_now()
-    session.flush()
-    return account
+    enabled = get_account(session, visible_to, username, change=True).enabled
+    return change_account(session, visible_to, username, {"enabled": not enabled})
 
 
 def delete_account(session: Session, visible_to: str | None, username: str) -> None:
     """Remove the account. Its files stay."""
-    session.delete(get_account(session, visible_to, username, change=True))
+    account = get_account(session, visible_to, username, change=True)
+    session.delete(account)
     session.flush()
+    announce_account(session, account, "account.deleted")
 
 
 def _visible(visible_to: str | None) -> Select[FtpAccount]:

@@ -62,7 +62,7 @@ def claim(session: Session, now: datetime, full: Collection[str]) -> Job | None:
         .limit(CANDIDATES)
         .with_for_update(skip_locked=True, of=Delivery)
     )
-    for delivery, webhook, owner_status in session.execute(due).tuples():
+    for delivery, webhook, owner_status in session.execute(due):
         taken = session.execute(
             update(Delivery)
             .where(

@@ -68,7 +68,8 @@ def parse_url(url: str) -> Target:
         raise ValueError("must be an http or https URL, as in https://example.com/hook")
     if "@" in parts.netloc:
         raise ValueError("must not hold a user name or password: deliveries are signed instead")
-    if port == 0 or not (_NAME.fullmatch(host) or (":" in host and _literal(host) is not None)):
+    is_ipv6 = "%" not in host and isinstance(_literal(host), IPv6Address)
+    if port == 0 or not (is_ipv6 if "[" in parts.netloc else _NAME.fullmatch(host)):
         raise ValueError("must have a host name or an address, and a port from 1 to 65535")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, host, port or PORTS[parts.scheme], path)
