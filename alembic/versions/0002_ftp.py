@@ -34,6 +34,7 @@ def upgrade() -> None:
         table.alter_column("home_dir", type_=sa.String(length=600), existing_type=sa.String(length=300))
         for column in ACCOUNT_COLUMNS:
             table.add_column(column)
+        table.create_index("ix_ftp_accounts_domain", ["domain"])
     with op.batch_alter_table("ftp_anonymous") as table:
         for column in ANONYMOUS_COLUMNS:
             table.add_column(column)
@@ -210,6 +211,7 @@ def downgrade() -> None:
         for column in reversed(ANONYMOUS_COLUMNS):
             table.drop_column(column.name)
     with op.batch_alter_table("ftp_accounts") as table:
+        table.drop_index("ix_ftp_accounts_domain")
         for column in reversed(ACCOUNT_COLUMNS):
             table.drop_column(column.name)
         table.alter_column("home_dir", type_=sa.String(length=300), existing_type=sa.String(length=600))

@@ -19,7 +19,7 @@ class FtpAccount(Base):
     owner: Mapped[str] = mapped_column(
         String(32), ForeignKey("users.username", ondelete="RESTRICT", onupdate="CASCADE"), index=True
     )
-    domain: Mapped[str] = mapped_column(String(253), default="")
+    domain: Mapped[str] = mapped_column(String(253), default="", index=True)
     home_dir: Mapped[str] = mapped_column(String(600))
     password_hash: Mapped[str] = mapped_column(Text)
     quota_mb: Mapped[int] = mapped_column(BigInteger, default=0)

@@ -1,7 +1,6 @@
 """Who gets in, on both stores: what is committed counts for the very next login."""
 
 import ftplib
-import io
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -92,23 +91,79 @@ class TestAnonymousLogin:
             put(client, "x", b"x")
 
         other = running.anonymous("two.example", allow_upload=True)
-        assert refusal(connect, running, "anonymous").startswith("530 Say which domain")
         client = connect(running)
         client.login("Anonymous@two.example", "")
-        put(client, "x", b"x")
-        assert (other / "x").read_bytes() == b"x"
-
-        # What is there is nobody's to change: not by the one who put it there, either.
-        for attempt in ("STOR x", "APPE x"):
-            with pytest.raises(ftplib.error_perm, match="55"):
-                client.storbinary(attempt, io.BytesIO(b"y"))
-        for attempt in ("DELE x", "RNFR x", "MKD y", "SITE CHMOD 777 x"):
-            with pytest.raises(ftplib.error_perm, match="550"):
-                client.sendcmd(attempt)
-        assert (other / "x").read_bytes() == b"x"
+        put(client, "incoming/x", b"x")
+        assert (other / "incoming" / "x").read_bytes() == b"x"
 
         running.anonymous("off.example", enabled=False)
         assert refusal(connect, running, "anonymous@off.example").startswith("530")
+
+    def test_with_several_and_none_named_it_is_a_folder_of_them_all(
+        self, running: Any, connect: Any, put: Any, fetch: Any
+    ) -> None:
+        folders = {name: running.anonymous(name, allow_upload=True) for name in ("one.example", "two.example")}
+        running.anonymous("off.example", enabled=False)
+        for name, folder in folders.items():
+            (folder / "incoming").mkdir(parents=True)
+            (folder / "incoming" / "f").write_text("left")
+            (folder / "hello").write_text(f"of {name}")
+            (folder / "up").symlink_to("../")
+        client = connect(running)
+        client.login("anonymous", "me@")
+        assert client.nlst() == sorted(folders)
+        assert [name for name, facts in client.mlsd() if facts["type"] == "dir"] == sorted(folders)
+        lines: list[str] = []
+        client.retrlines("LIST", lines.append)
+        assert [line.rpartition(" ")[2] for line in lines] == sorted(folders)
+        assert client.cwd("/one.example") == '250 "/one.example" is the current directory.'
+        assert fetch(client, "hello") == b"of one.example"
+        assert fetch(client, "../two.example/hello") == b"of two.example"
+        assert sorted(client.nlst()) == ["hello", "incoming", "up"]
+        client.voidcmd("TYPE I")
+        assert client.size("/two.example/hello") == len("of two.example")
+        assert client.cwd("..") == '250 "/" is the current directory.'
+
+        for command in (
+            "CWD /off.example",
+            "CWD /three.example",
+            "CWD /one.example/up",
+            "MLST /one.example/up/two.example",
+            "RNFR /one.example",
+            "RMD /one.example",
+            "MKD /new.example",
+            "MKD /one.example/new",
+            "DELE /one.example/hello",
+            "RNFR /one.example/hello",
+            "SITE CHMOD 777 /one.example/hello",
+            "SIZE /",
+        ):
+            with pytest.raises(ftplib.error_perm, match="550"):
+                client.sendcmd(command)
+        for command in (
+            "RETR /",
+            "RETR /one.example/incoming/f",
+            "NLST /one.example/incoming",
+            "STOR /f",
+            "STOR /one.example/f",
+            "STOR /one.example/incoming/g",
+        ):
+            with pytest.raises(ftplib.error_perm, match="550"):
+                client.transfercmd(command)
+        assert sorted(path.name for path in folders["one.example"].iterdir()) == ["hello", "incoming", "up"]
+        assert "Traceback" not in running.log
+
+
+class TestHome:
+    def test_a_folder_in_it_is_made_at_the_login(self, running: Any, connect: Any, put: Any) -> None:
+        account = running.account()
+        home = f"/home/{account.username.partition('_')[0]}/example.com/sites/blög"
+        running.change(account, domain="example.com", home_subdir="sites/blög", home_dir=home)
+        client = connect(running, account)
+        put(client, "f", b"x")
+        assert (running.settings.files / home.strip("/") / "f").read_bytes() == b"x"
+        with pytest.raises(ftplib.error_perm, match="550"):
+            client.cwd("/../../example.com")
 
 
 class TestDatabaseGone:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,20 +11,22 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wsp.addresses import address_allowed
 from wsp.database import Database
-from wsp.ftp.logins import Login, find_anonymous, find_login, replace_password_hash
-from wsp.ftp.server.jail import Jail
+from wsp.ftp.logins import INCOMING, Login, find_anonymous, find_domain, find_login, replace_password_hash
+from wsp.ftp.server.domains import DomainJails
+from wsp.ftp.server.host import Hosts
+from wsp.ftp.server.jail import FOLDER_MODE, Jail
 from wsp.ftp.server.verified import VerifiedPasswords
 from wsp.homes import home_path, open_home
 from wsp.passwords import verify_password
 
 ANONYMOUS_NAMES = ("anonymous", "ftp")
-READ_PERMISSIONS = "elr"  # pyftpdlib's letters: enter, list, retrieve
-WRITE_PERMISSIONS = "adfmwMT"  # append, delete, rename, make folders, store, change modes, change times
-ANONYMOUS_WRITE_PERMISSIONS = "w"  # leave a file, and never touch what is there
 
 WRONG = "530 Login incorrect."  # one sentence for every reason: it must not tell which accounts exist
 NO_ANONYMOUS = "530 There is no anonymous access here."
-WHICH_DOMAIN = "530 Say which domain: log in as anonymous@<domain>."
+OTHER_HOST = "530 HOST and the server name of TLS are not the same domain."
+HOST_CHOSEN = "220 Host accepted."
+HOST_UNKNOWN = "504 There is no such host here."
+HOST_DIFFERS = "504 That is not the server name that TLS was begun with."
 UNAVAILABLE = "421 Logins cannot be checked right now, try again shortly."
 NO_HOME = "421 The home folder of this account cannot be opened."
 
@@ -53,13 +57,36 @@ class Authenticator:
         self._files_root = files_root
         self._verified = VerifiedPasswords()
 
-    def check(self, username: str, password: str, address: str) -> Granted | Refused:
+    def check_host(self, hosts: Hosts, own_names: Callable[[], Collection[str]]) -> str:
+        """The reply to HOST (RFC 7151, 3.2): it has to be one of this server's names, and the one that TLS was told."""
+        try:
+            if hosts.servername and not self._are_same(hosts):
+                return HOST_DIFFERS
+            with self._database.reading() as session:
+                if find_domain(session, hosts.host) is not None:
+                    return HOST_CHOSEN
+        except SQLAlchemyError as error:
+            logger.error("a host could not be looked up: %s", error)
+            return UNAVAILABLE
+        own = own_names()
+        is_own = hosts.host in own or f"*.{hosts.host.partition('.')[2]}" in own
+        return HOST_CHOSEN if is_own else HOST_UNKNOWN
+
+    def _are_same(self, hosts: Hosts) -> bool:
+        if hosts.host == hosts.servername:
+            return True
+        with self._database.reading() as session:
+            domains = [find_domain(session, name) for name in hosts]
+        return domains[0] is not None and domains[0] == domains[1]
+
+    def check(self, username: str, password: str, address: str, hosts: Hosts) -> Granted | Refused:
         """The verdict on one attempt. A refusal takes as long as a password hash, whether the account exists or not."""
         domain = anonymous_domain(username) if _is_text(username) else None
         try:
-            verdict = (
-                self._check_account(username, password, address) if domain is None else self._check_anonymous(domain)
-            )
+            if domain is None:
+                verdict = self._check_account(username, password, address)
+            else:
+                verdict = self._check_anonymous(domain, hosts)
         except SQLAlchemyError as error:
             logger.error("a login could not be checked: %s", error)
             return Refused(UNAVAILABLE, "database")
@@ -69,11 +96,15 @@ class Authenticator:
             return Refused(UNAVAILABLE, "internal error")
         if isinstance(verdict, Refused):
             return verdict
+        if verdict.domains:
+            return Granted(verdict, DomainJails(self._files_root, dict(verdict.domains)))
         try:
             root = open_home(self._files_root, verdict.home_dir)
         except OSError as error:
             logger.error("the home of %s cannot be opened: %s", verdict.username, error)
             return Refused(NO_HOME, "home")
+        if verdict.anonymous and not verdict.read_only:
+            _make_incoming(root, verdict.username)
         return Granted(verdict, Jail(root, os.fspath(home_path(self._files_root, verdict.home_dir))))
 
     def _check_account(self, username: str, password: str, address: str) -> Login | Refused:
@@ -99,14 +130,14 @@ class Authenticator:
         self._verified.remember(username, password, login.password_hash)
         return login
 
-    def _check_anonymous(self, domain: str) -> Login | Refused:
+    def _check_anonymous(self, domain: str, hosts: Hosts) -> Login | Refused:
+        """The user name chooses the domain, then HOST, then TLS; else it is the only one, or a folder of them all."""
+        if not domain and hosts.host and hosts.servername and not self._are_same(hosts):
+            return Refused(OTHER_HOST, "HOST and TLS disagree")
         with self._database.reading() as session:
-            found = find_anonymous(session, domain)
-        if not found:
-            return Refused(NO_ANONYMOUS, "no anonymous access")
-        if len(found) > 1:
-            return Refused(WHICH_DOMAIN, "no domain named")
-        return found[0]
+            domain = domain or find_domain(session, hosts.host or hosts.servername) or ""
+            login = find_anonymous(session, domain)
+        return login or Refused(NO_ANONYMOUS, "no anonymous access")
 
     def _store_better(self, login: Login, better: str) -> None:
         try:
@@ -115,6 +146,14 @@ class Authenticator:
         except SQLAlchemyError as error:
             # The old hash still does; the next login tries again.
             logger.warning("a better password hash of %s was not stored: %s", login.username, error)
+
+
+def _make_incoming(home: int, username: str) -> None:
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(INCOMING, FOLDER_MODE, dir_fd=home)
+    except OSError as error:
+        logger.warning("%s cannot upload, the folder cannot be made: %s", username, error)
 
 
 def anonymous_domain(username: str) -> str | None:
@@ -137,23 +176,3 @@ def _verify(password: str, stored: str | None) -> tuple[bool, str | None]:
     except (ValueError, TypeError):
         # Bytes that are not UTF-8, a NUL, a stored hash of no known kind: no match, at the cost of a real check.
         return verify_password("", None)
-
-
-class Permissions:
-    """What pyftpdlib asks of an authorizer once somebody is logged in: one account, one session."""
-
-    def __init__(self, login: Login) -> None:
-        writing = ANONYMOUS_WRITE_PERMISSIONS if login.anonymous else WRITE_PERMISSIONS
-        self._letters = READ_PERMISSIONS if login.read_only else READ_PERMISSIONS + writing
-
-    def has_perm(self, username: str, perm: str, path: str | None = None) -> bool:
-        return perm in self._letters
-
-    def get_perms(self, username: str) -> str:
-        return self._letters
-
-    def impersonate_user(self, username: str, password: str) -> None:
-        """Files are touched as the user that the server runs as."""
-
-    def terminate_impersonation(self, username: str) -> None:
-        """The counterpart; nothing was changed."""

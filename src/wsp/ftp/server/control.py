@@ -11,6 +11,7 @@ from pyftpdlib.exceptions import FilesystemError, _RetryError
 from pyftpdlib.handlers.ftps.control import TLS_FTPHandler
 
 from wsp.addresses import normal_address
+from wsp.ftp.server.permissions import NotAllowed
 
 LINE_BYTES = 8192  # the longest command; PATH_MAX is 4096
 UNREAD_REPLIES = 1000  # a client that sends on without reading is cut off
@@ -107,6 +108,8 @@ class ControlChannel(TLS_FTPHandler):
             line = f"{command} {argument}"
         try:
             self.pre_process_command(line, command, argument)
+        except NotAllowed as error:
+            self.respond(f"550 {error}.")
         except (OSError, FilesystemError) as error:
             logger.warning("%r failed: %s", command, error)
             self.respond("550 The file system refused that.")

@@ -14,6 +14,7 @@ from pyftpdlib.handlers.ftp.data import DTPHandler
 from pyftpdlib.handlers.ftps.data import TLS_DTPHandler
 from pyftpdlib.ioloop import _ERRNOS_DISCONNECTED, _ERRNOS_RETRY, timer
 
+from wsp.ftp.server.permissions import NotAllowed
 from wsp.ftp.server.upload import Upload, failure_reply
 
 RECEIVE_BYTES = 256 * 1024
@@ -196,7 +197,9 @@ class DataChannel(DTPHandler):
     def handle_error(self) -> None:
         error = sys.exc_info()[1]
         cause = error.__cause__ if isinstance(error, _FileReadWriteError) else error
-        if isinstance(cause, OSError):  # a disk that fails, or a folder that went away before it was listed
+        if isinstance(cause, NotAllowed):  # the permissions were changed just before the listing began
+            logger.info("a listing by %s was refused: %s", self._user(), cause)
+        elif isinstance(cause, OSError):  # a disk that fails, or a folder that went away before it was listed
             logger.warning("a transfer by %s failed: %s", self._user(), cause.strerror)
         else:
             logger.exception("a transfer failed")

@@ -1,6 +1,7 @@
 """Commands about files and folders that pyftpdlib does not do as they are done here."""
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from pyftpdlib.exceptions import FilesystemError
@@ -39,6 +40,11 @@ class FileCommands(UploadCommands):
             self.respond(f"550 {sentence_of(error)}.")
         else:
             self.respond(f"213 Modify={timeval}; {path}")
+
+    def ftp_RNFR(self, path: str) -> None:
+        with suppress(OSError):  # there is no such file: pyftpdlib says so
+            self._files.check_removable(path)
+        super().ftp_RNFR(path)
 
     def ftp_SIZE(self, path: str) -> None:
         if self._current_type == "i":

@@ -6,13 +6,14 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from pyftpdlib.filesystems import AbstractedFS, FilesystemError
 
 from wsp.ftp.server import upload as uploads
 from wsp.ftp.server.jail import RESERVED_PREFIX, Jail
+from wsp.ftp.server.permissions import NotAllowed, Permissions, Right
 from wsp.ftp.server.upload import Upload, UploadRefused
 
 _UNLISTABLE = ("\r", "\n")  # a name with a line end in it would forge entries of a listing
@@ -29,14 +30,19 @@ class Download(io.FileIO):
 class JailedFilesystem(AbstractedFS):
     """One session's view. Paths are normalised, absolute and relative to the home: `/` is the home.
 
-    `adds_only`: uploads add whole files, and never touch what is there (anonymous sessions).
+    `resumes`: whether an upload can go on where another one broke off. Not for strangers, who share one account.
     """
 
-    def __init__(self, jail: Jail, account: str, cmd_channel: Any, *, adds_only: bool = False) -> None:
+    def __init__(self, jail: Jail, account: str, cmd_channel: Any, *, resumes: bool = True) -> None:
         super().__init__("/", cmd_channel)
         self._jail = jail
+        jail.permissions = self._permissions
         self._account = account
-        self._adds_only = adds_only
+        self._resumes = resumes
+
+    def _permissions(self) -> Permissions | None:
+        permissions: Permissions | None = self.cmd_channel.authorizer  # it is another one when the account changes
+        return permissions
 
     def close(self) -> None:
         """Let go of the home."""
@@ -60,7 +66,7 @@ class JailedFilesystem(AbstractedFS):
 
     def open(self, filename: str, mode: str) -> Download:
         """Open a file for sending. Raises OSError, FilesystemError."""
-        opened = self._jail.open(filename, os.O_RDONLY)
+        opened = self._jail.open(filename, os.O_RDONLY, Right.READ)
         kind = os.fstat(opened).st_mode
         if not stat.S_ISREG(kind):
             os.close(opened)
@@ -70,21 +76,18 @@ class JailedFilesystem(AbstractedFS):
         return Download(opened, filename)
 
     def begin_upload(self, path: str) -> Upload:
-        """Receive a whole file. Raises OSError, UploadRefused."""
-        # For the client's sake, before it sends anything: what counts is that publishing never replaces.
-        if self._adds_only and self.lexists(path):
-            raise UploadRefused(uploads.TAKEN)
-        return uploads.begin_upload(self._jail, self._account, path, adds_only=self._adds_only)
+        """Receive a whole file. Raises OSError, UploadRefused, NotAllowed."""
+        return uploads.begin_upload(self._jail, self._account, path, can_be_kept=self._resumes)
 
     def resume_upload(self, path: str, offset: int | None) -> Upload:
-        """Receive the rest of a file, from `offset` bytes on or from its end. Raises OSError, UploadRefused."""
-        if self._adds_only:
+        """Receive the rest of a file, from `offset` bytes on or from its end. Raises as `begin_upload()`."""
+        if not self._resumes:
             raise UploadRefused(uploads.NOT_RESUMED)
         return uploads.resume_upload(self._jail, self._account, path, offset)
 
     def resumable_size(self, path: str) -> int | None:
         """How much of an interrupted upload is there to resume, where there is no such file."""
-        if self._adds_only:
+        if not self._resumes:
             return None
         return uploads.resumable_size(self._jail, self._account, path)
 
@@ -92,7 +95,7 @@ class JailedFilesystem(AbstractedFS):
 
     def chdir(self, path: str) -> None:
         """Go to a folder of the session's own: the process never changes its directory."""
-        os.close(self._jail.open_folder(path))
+        os.close(self._jail.open_folder(path, None))
         self.cwd = path
 
     def mkdir(self, path: str) -> None:
@@ -106,7 +109,7 @@ class JailedFilesystem(AbstractedFS):
             if error.errno != errno.ENOTEMPTY:
                 raise
             # What only the server can see must not keep a client from removing a folder.
-            folder = self._jail.open_folder(path)
+            folder = self._jail.open_folder(path, None)
             try:
                 uploads.remove_leftovers(folder)
             finally:
@@ -120,6 +123,11 @@ class JailedFilesystem(AbstractedFS):
         except FileNotFoundError:
             if not leftover:
                 raise
+
+    def check_removable(self, path: str) -> None:
+        """Raises NotAllowed when the permissions forbid to move or remove it, OSError when it cannot be found."""
+        with self._jail.parent(path) as place:
+            self._jail.require_whole(Right.DELETE, place, path)
 
     def rename(self, src: str, dst: str) -> None:
         _check_new_name(dst)
@@ -137,38 +145,40 @@ class JailedFilesystem(AbstractedFS):
     # Looking
 
     def stat(self, path: str) -> os.stat_result:
-        return self._jail.stat(path)
+        return self._jail.stat(path, Right.LIST)
 
     def lstat(self, path: str) -> os.stat_result:
-        return self._jail.lstat(path)
+        return self._jail.lstat(path, Right.LIST)
 
     def readlink(self, path: str) -> str:
         return self._jail.readlink(path)
 
     def isfile(self, path: str) -> bool:
-        return self._is(path, stat.S_ISREG)
+        # Asked by SIZE and MDTM, which say something of what is in the file.
+        return self._is(path, stat.S_ISREG, Right.READ)
 
     def isdir(self, path: str) -> bool:
-        return self._is(path, stat.S_ISDIR)
+        # Asked before a listing, which asks for the right itself. Whoever may enter a folder knows that it is one.
+        return self._is(path, stat.S_ISDIR, None)
 
-    def _is(self, path: str, kind: Any) -> bool:
+    def _is(self, path: str, kind: Any, right: Right | None) -> bool:
         try:
-            return bool(kind(self.stat(path).st_mode))
+            return bool(kind(self._jail.stat(path, right).st_mode))
         except OSError:
             return False
 
     def lexists(self, path: str) -> bool:
         try:
-            self.lstat(path)
+            self._jail.lstat(path)
         except OSError:
             return False
         return True
 
     def getsize(self, path: str) -> int:
-        return self.stat(path).st_size
+        return self._jail.stat(path, Right.READ).st_size
 
     def getmtime(self, path: str) -> float:
-        return self.stat(path).st_mtime
+        return self._jail.stat(path, Right.READ).st_mtime
 
     def listdir(self, path: str) -> list[str]:
         """The names in a folder, but for the server's own; those of the latter that are too old are removed."""
@@ -184,16 +194,23 @@ class JailedFilesystem(AbstractedFS):
         return [name for name in names if not any(end in name for end in _UNLISTABLE)]
 
     def format_list(self, basedir: str, listing: Iterable[str], ignore_err: bool = True) -> Iterator[bytes]:
-        with _Folder(self, basedir, self._jail.open_folder(basedir)) as folder:
+        with self._view(basedir) as folder:
             yield from folder.format_list("", listing, ignore_err)
 
     def format_mlsx(
         self, basedir: str, listing: list[str], perms: str, facts: list[str], ignore_err: bool = True
     ) -> Iterator[bytes]:
-        with _Folder(self, basedir, self._jail.open_folder(basedir)) as folder:
+        permissions = self._permissions()
+        if permissions is not None and permissions.are_limited:
+            perms = permissions.letters_in(basedir)
+        with self._view(basedir) as folder:
             for entry in folder.format_mlsx("", listing, perms, facts, ignore_err):
                 # pyftpdlib writes Python's octal, and clients take `0o644` for 0: files without any right.
                 yield entry.replace(b"unix.mode=0o", b"unix.mode=0", 1)
+
+    def _view(self, path: str) -> AbstractContextManager[AbstractedFS]:
+        """What tells of the entries of a folder that is being listed."""
+        return _Folder(self, path, self._jail.open_folder(path))
 
 
 class _Folder(AbstractedFS):
@@ -221,7 +238,8 @@ class _Folder(AbstractedFS):
     def stat(self, path: str) -> os.stat_result:
         found = self.lstat(path)
         if stat.S_ISLNK(found.st_mode):
-            with suppress(OSError):  # a link that leads nowhere, or out of the home, is listed as itself
+            # A link that leads nowhere, out of the home, or to where listing is not allowed is listed as itself.
+            with suppress(OSError, NotAllowed):
                 return self._whole.stat(os.path.join(self._path, path))
         return found
 

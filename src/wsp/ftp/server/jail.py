@@ -4,6 +4,9 @@ Paths are the client's, absolute and normalised (`/a/b`), and are never joined t
 operation opens the parent folder beneath the home with openat2(2), RESOLVE_BENEATH, and works relative to that
 descriptor. A link that points inside the home is followed; one that leads out raises PermissionError. Where openat2
 is missing, or a link is absolute, the path is walked a step at a time with O_NOFOLLOW instead.
+
+Where the account has permissions, they are asked between the opening of the folder and what is done in it: about the
+folder as the client named it, and about the place where the descriptor really is. A link is no way around a rule.
 """
 
 import ctypes
@@ -11,9 +14,11 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
+
+from wsp.ftp.server.permissions import NotAllowed, Permissions, Right
 
 RESERVED_PREFIX = ".wsp-upload-"  # names that belong to the server: for a client they do not exist
 FOLDER_MODE = 0o777  # less the umask
@@ -76,10 +81,13 @@ class Place(NamedTuple):
 class Jail:
     """The file operations of one session. Owns `root`, a descriptor of the home, until `close()`.
 
-    `home` is the home's path on the machine: what absolute links are measured against. Every method raises OSError.
+    `home` is the home's path on the machine: what absolute links are measured against. Every method raises OSError,
+    and NotAllowed where `permissions` forbids what it does. With `right=None` nothing is asked of them.
     """
 
     use_openat2 = _has_openat2()
+    permissions: Callable[[], Permissions | None] = staticmethod(lambda: None)
+    """The permissions as they are at the moment; None: everything is allowed."""
 
     def __init__(self, root: int, home: str) -> None:
         self._root = root
@@ -92,10 +100,11 @@ class Jail:
             self._root = -1
 
     @contextmanager
-    def parent(self, path: str) -> Iterator[Place]:
+    def parent(self, path: str, right: Right | None = None) -> Iterator[Place]:
         """The place of `path` itself: a link in its last step is not followed."""
         place = self._locate(path, follow=False)
         try:
+            self.require(right, place.folder, _above(path))
             yield place
         finally:
             os.close(place.folder)
@@ -118,11 +127,18 @@ class Jail:
         os.close(place.folder)
         return self._walk(_steps(path), follow=True)
 
-    def open(self, path: str, flags: int) -> int:
+    def open(self, path: str, flags: int, right: Right | None = None) -> int:
         """A descriptor of an existing file or folder, links followed. Never blocks on a FIFO or device."""
         steps = _steps(path)
         if not flags & os.O_PATH:  # openat2 takes no other flag with that one
             flags |= os.O_NONBLOCK | os.O_NOCTTY
+        if right is not None and self._limits is not None:
+            place = self.target(path)
+            try:
+                self.require(right, place.folder, _above(path))
+                return os.open(place.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
+            finally:
+                os.close(place.folder)
         if self.use_openat2:
             try:
                 return _openat2(self._root, "/".join(steps) or ".", flags)
@@ -135,51 +151,60 @@ class Jail:
         finally:
             os.close(place.folder)
 
-    def open_folder(self, path: str) -> int:
+    def open_folder(self, path: str, right: Right | None = Right.LIST) -> int:
         """A descriptor of a folder, for listing it."""
-        return self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        opened = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self.require(right, opened, path)
+        except BaseException:
+            os.close(opened)
+            raise
+        return opened
 
-    def stat(self, path: str) -> os.stat_result:
+    def stat(self, path: str, right: Right | None = None) -> os.stat_result:
         """stat(2), links followed."""
-        opened = self.open(path, os.O_PATH)
+        opened = self.open(path, os.O_PATH, right)
         try:
             return os.fstat(opened)
         finally:
             os.close(opened)
 
-    def lstat(self, path: str) -> os.stat_result:
+    def lstat(self, path: str, right: Right | None = None) -> os.stat_result:
         """lstat(2)."""
-        with self.parent(path) as (folder, name):
+        with self.parent(path, right) as (folder, name):
             return os.lstat(name, dir_fd=folder)
 
     def readlink(self, path: str) -> str:
         """The text of a link."""
-        with self.parent(path) as (folder, name):
+        with self.parent(path, Right.LIST) as (folder, name):
             return os.readlink(name, dir_fd=folder)
 
     def mkdir(self, path: str) -> None:
         """Make a folder."""
-        with self.parent(path) as (folder, name):
+        with self.parent(path, Right.WRITE) as (folder, name):
             os.mkdir(name, FOLDER_MODE, dir_fd=folder)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder."""
-        with self.parent(path) as (folder, name):
-            os.rmdir(name, dir_fd=folder)
+        with self.parent(path) as place:
+            self.require_whole(Right.DELETE, place, path)
+            os.rmdir(place.name, dir_fd=place.folder)
 
     def unlink(self, path: str) -> None:
         """Remove a file or link."""
-        with self.parent(path) as (folder, name):
-            os.unlink(name, dir_fd=folder)
+        with self.parent(path) as place:
+            self.require_whole(Right.DELETE, place, path)
+            os.unlink(place.name, dir_fd=place.folder)
 
     def rename(self, source: str, target: str) -> None:
         """rename(2): a file in the way is replaced."""
-        with self.parent(source) as (folder, name), self.parent(target) as (new_folder, new_name):
-            os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
+        with self.parent(source) as old, self.parent(target) as new:
+            self._require_move(old, source, new, target)
+            os.rename(old.name, new.name, src_dir_fd=old.folder, dst_dir_fd=new.folder)
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits, and those alone."""
-        opened = self.open(path, os.O_PATH)
+        opened = self.open(path, os.O_PATH, Right.WRITE)
         try:
             # fchmod(2) refuses an O_PATH descriptor, and one open for reading needs a right that may be missing.
             os.chmod(f"/proc/self/fd/{opened}", mode & PERMISSION_BITS)
@@ -188,11 +213,59 @@ class Jail:
 
     def utime(self, path: str, seconds: float) -> None:
         """Set both times, in seconds since 1970, UTC."""
-        opened = self.open(path, os.O_PATH)
+        opened = self.open(path, os.O_PATH, Right.WRITE)
         try:
             os.utime(f"/proc/self/fd/{opened}", (seconds, seconds))
         finally:
             os.close(opened)
+
+    # Permissions
+
+    @property
+    def _limits(self) -> Permissions | None:
+        permissions = self.permissions()
+        return permissions if permissions is not None and permissions.are_limited else None
+
+    def allows(self, right: Right, folder: int, named: str) -> bool:
+        """Whether the account has the right in an open folder that the client named so."""
+        limits = self._limits
+        return limits is None or (limits.allow(right, named) and limits.allow(right, self._path_of(folder)))
+
+    def require(self, right: Right | None, folder: int, named: str) -> None:
+        """Raises NotAllowed unless the account has the right in an open folder that the client named so."""
+        if right is not None and not self.allows(right, folder, named):
+            raise NotAllowed(right, named)
+
+    def require_whole(self, right: Right, place: Place, named: str) -> None:
+        """Raises NotAllowed unless the account has the right to what is at the place, with all that is below it."""
+        self.require(right, place.folder, _above(named))
+        limits = self._limits
+        real = limits and f"{self._path_of(place.folder)}/{place.name}"
+        if limits and real and not (limits.allow_below(right, named) and limits.allow_below(right, real)):
+            raise NotAllowed(right, named)
+
+    def _require_move(self, old: Place, source: str, new: Place, target: str) -> None:
+        if self._limits is None:
+            return
+        self.require_whole(Right.DELETE, old, source)
+        try:
+            os.lstat(new.name, dir_fd=new.folder)
+        except FileNotFoundError:
+            self.require_whole(Right.WRITE, new, target)
+        else:
+            self.require_whole(Right.OVERWRITE, new, target)
+        if self.allows(Right.READ, new.folder, _above(target)):
+            # Moving a file must not be the way to read it.
+            self.require_whole(Right.READ, old, source)
+
+    def _path_of(self, folder: int) -> str:
+        """Where beneath the home an open folder is at the moment."""
+        home, here = os.readlink(f"/proc/self/fd/{self._root}"), os.readlink(f"/proc/self/fd/{folder}")
+        if here != home and not here.startswith(f"{home}/"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), here)  # it was moved away, or removed
+        return here[len(home) :] or "/"
+
+    # Ways
 
     def _locate(self, path: str, *, follow: bool) -> Place:
         steps = _steps(path)
@@ -245,6 +318,11 @@ class Jail:
         if text != self._home and not text.startswith(f"{self._home}/"):
             raise PermissionError(errno.EACCES, "the link leads out of the home", text)
         return text[len(self._home) :]
+
+
+def _above(path: str) -> str:
+    """The folder of a path, in the client's words."""
+    return path.rpartition("/")[0] or "/"
 
 
 def _link_text(folder: int, name: str) -> str | None:

@@ -9,9 +9,11 @@ from OpenSSL import SSL
 from pyftpdlib.exceptions import FilesystemError
 
 from wsp.ftp.logins import Login
-from wsp.ftp.server.authenticator import Granted, Permissions, Refused
-from wsp.ftp.server.control import ControlChannel
+from wsp.ftp.server.authenticator import Granted, Refused
+from wsp.ftp.server.domains import DomainJails, DomainsFilesystem
 from wsp.ftp.server.filesystem import JailedFilesystem
+from wsp.ftp.server.host import HostCommand
+from wsp.ftp.server.permissions import Permissions
 
 FAILED_LOGIN_SECONDS = 1.0  # what a wrong password costs the client
 BUSY = "421 Too many logins are waiting to be checked, try again shortly."
@@ -19,7 +21,7 @@ BUSY = "421 Too many logins are waiting to be checked, try again shortly."
 logger = logging.getLogger(__name__)
 
 
-class LoginChannel(ControlChannel):
+class LoginChannel(HostCommand):
     """A control channel that somebody can log in on."""
 
     # pyftpdlib is untyped: these are its own.
@@ -48,10 +50,11 @@ class LoginChannel(ControlChannel):
             self.respond("503 Send USER first.")
             return
         authenticator, username, address = self.server.authenticator, self.username, self.remote_ip
+        hosts = self.hosts
         self._pause()
 
         def check() -> Callable[[], None]:
-            verdict = authenticator.check(username, line, address)
+            verdict = authenticator.check(username, line, address, hosts)
             return lambda: self._on_verdict(username, verdict)
 
         if not self.server.logins.submit(check):
@@ -72,10 +75,13 @@ class LoginChannel(ControlChannel):
             return
         self.login = verdict.login
         self.authorizer = Permissions(verdict.login)
-        self.fs = JailedFilesystem(verdict.jail, verdict.login.username, self, adds_only=verdict.login.anonymous)
+        view = DomainsFilesystem if isinstance(verdict.jail, DomainJails) else JailedFilesystem
+        self.fs = view(verdict.jail, verdict.login.username, self, resumes=not verdict.login.anonymous)
         self.authenticated = True
         self.attempted_logins = 0
         logger.info("login: user %s from %s, TLS %s", verdict.login.username, self.remote_ip, self._ssl_established)
+        for welcome in verdict.login.welcome_message.splitlines():
+            self.push(f"230-{welcome}\r\n")
         self.respond("230 Logged in.")
         self._resume()
 
@@ -99,6 +105,7 @@ class LoginChannel(ControlChannel):
 
     def ftp_REIN(self, line: str) -> None:
         super().ftp_REIN(line)
+        self.host = ""  # RFC 7151, 3.3
         self._pbsz = self._prot = False
 
     # TLS

@@ -1,6 +1,6 @@
 """An upload on its way: a hidden file beside its target, published under its name by one rename.
 
-One that may only add (an anonymous one) is published by link(2) instead, which never replaces what is there.
+One that may only add is published by link(2) instead, which never replaces what is there.
 
 What an interrupted upload left is kept, hidden, for a day, so that the same account can go on with it. The server
 docs (`docs/ftp.md`) say what clients see of it, and why.
@@ -16,12 +16,13 @@ import time
 from contextlib import suppress
 
 from wsp.ftp.server.jail import PERMISSION_BITS, RESERVED_PREFIX, Jail, Place
+from wsp.ftp.server.permissions import NotAllowed, Right
 
 KEEP_SECONDS = 24 * 3600.0  # how long an interrupted upload can be resumed
 NEW_FILE_MODE = 0o666  # less the umask
 COPY_CHUNK = 8 * 2**20  # bytes in one copy_file_range(2)
 KEY_BYTES = 12
-TAKEN = "553 There is a file of that name already, and anonymous uploads replace none."
+TAKEN = "553 There is a file of that name already, and it may not be replaced."
 NOT_RESUMED = "554 Anonymous uploads cannot be resumed: upload the file from the start."
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -103,11 +104,14 @@ class Upload:
         self._to_copy = self.start = length
 
     def add_only(self) -> None:
-        """Replace no file, be it one that comes while this is on its way; and leave nothing when it breaks off.
+        """Replace no file, be it one that comes while this is on its way."""
+        self._adds_only = True
+
+    def keep_nothing(self) -> None:
+        """Leave nothing when it breaks off.
 
         For strangers: they share one account, and what one of them left is not the next one's to measure or resume.
         """
-        self._adds_only = True
         self._can_be_kept = False
 
     def publish(self) -> None:
@@ -139,8 +143,8 @@ class Upload:
     def keep(self) -> None:
         """Leave what has arrived for the same account to resume.
 
-        Nothing is left when nothing has arrived, when this only adds, or when it went on from an existing file: that
-        one is still there to go on from, and is what the client will measure.
+        Nothing is left when nothing has arrived or nothing shall be kept; nor when it went on from an existing file:
+        that one is still there to go on from, and is what the client will measure.
         """
         if self.closed:
             return
@@ -185,16 +189,18 @@ class Upload:
         os.close(self._place.folder)
 
 
-def begin_upload(jail: Jail, account: str, path: str, *, adds_only: bool = False) -> Upload:
-    """A new upload of a whole file. `adds_only`: see `Upload.add_only()`. Raises OSError, UploadRefused."""
-    place, old = _take_place(jail, path)
+def begin_upload(jail: Jail, account: str, path: str, *, can_be_kept: bool = True) -> Upload:
+    """A new upload of a whole file. Raises OSError, UploadRefused, NotAllowed."""
+    place, old, may_replace = _take_place(jail, path)
     try:
         upload = _new(place, old, account, path)
     except OSError:
         os.close(place.folder)
         raise
-    if adds_only:
+    if not may_replace:
         upload.add_only()
+    if not can_be_kept:
+        upload.keep_nothing()
     return upload
 
 
@@ -202,11 +208,20 @@ def resume_upload(jail: Jail, account: str, path: str, offset: int | None, *, no
     """An upload that goes on at `offset` bytes (REST), or at the end (`None`: APPE).
 
     It goes on from what the account's last upload of that name left, if there is something, else from the file
-    itself. Raises OSError, UploadRefused.
+    itself. Raises OSError, UploadRefused, NotAllowed.
     """
-    place, old = _take_place(jail, path)
+    place, old, may_replace = _take_place(jail, path)
+    upload = _resume(place, old, account, path, offset, now=time.time() if now is None else now)
+    if not may_replace:
+        upload.add_only()
+    return upload
+
+
+def _resume(
+    place: Place, old: os.stat_result | None, account: str, path: str, offset: int | None, *, now: float
+) -> Upload:
     try:
-        left = _left(place, account, now=time.time() if now is None else now)
+        left = _left(place, account, now=now)
         if left is not None and old is not None and old.st_ctime > left.st_mtime:
             left = None  # the file was renewed since: what was left is not a part of it
         if left is not None and (old is None or offset == left.st_size):
@@ -229,8 +244,8 @@ def resume_upload(jail: Jail, account: str, path: str, offset: int | None, *, no
 def resumable_size(jail: Jail, account: str, path: str, *, now: float | None = None) -> int | None:
     """The bytes that the account's interrupted upload of that name left, where there is no such file; else None."""
     try:
-        place, old = _take_place(jail, path)
-    except (OSError, UploadRefused):
+        place, old, _ = _take_place(jail, path)
+    except (OSError, UploadRefused, NotAllowed):
         return None
     try:
         left = _left(place, account, now=time.time() if now is None else now)
@@ -241,7 +256,7 @@ def resumable_size(jail: Jail, account: str, path: str, *, now: float | None = N
 
 def forget_upload(jail: Jail, account: str, path: str) -> bool:
     """Remove what the account's interrupted upload of that name left. True: there was something."""
-    with jail.parent(path) as (folder, name):
+    with jail.parent(path, Right.DELETE) as (folder, name):
         try:
             os.unlink(_part_name(account, name), dir_fd=folder)
         except FileNotFoundError:
@@ -275,8 +290,11 @@ def _temporary_name(part: str) -> str:
     return f"{part.removesuffix('.part')}.{secrets.token_hex(4)}.tmp"
 
 
-def _take_place(jail: Jail, path: str) -> tuple[Place, os.stat_result | None]:
-    """Where the upload goes, and the file that is there now. The caller closes the folder."""
+def _take_place(jail: Jail, path: str) -> tuple[Place, os.stat_result | None, bool]:
+    """Where the upload goes, the file that is there now, and whether one there may be replaced.
+
+    The caller closes the folder.
+    """
     place = jail.target(path)
     try:
         name = place.name
@@ -286,10 +304,16 @@ def _take_place(jail: Jail, path: str) -> tuple[Place, os.stat_result | None]:
             name.encode()
         except UnicodeEncodeError:
             raise UploadRefused("553 File names are UTF-8 here.") from None
+        above = path.rpartition("/")[0] or "/"
+        may_replace = jail.allows(Right.OVERWRITE, place.folder, above)
         try:
             old = os.lstat(name, dir_fd=place.folder)
         except FileNotFoundError:
-            return place, None
+            jail.require(Right.WRITE, place.folder, above)
+            return place, None, may_replace
+        if not may_replace:
+            jail.require(Right.WRITE, place.folder, above)  # who may not even write there learns no more than that
+            raise UploadRefused(TAKEN)
         if stat.S_ISDIR(old.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         if not stat.S_ISREG(old.st_mode):
@@ -297,8 +321,8 @@ def _take_place(jail: Jail, path: str) -> tuple[Place, os.stat_result | None]:
         # A rename needs no right on the file that it replaces, but the owner of a read-only file means it.
         if not os.access(name, os.W_OK, dir_fd=place.folder, effective_ids=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return place, old
-    except (OSError, UploadRefused):
+        return place, old, may_replace
+    except (OSError, UploadRefused, NotAllowed):
         os.close(place.folder)
         raise
 
