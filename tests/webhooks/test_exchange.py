@@ -132,5 +132,5 @@ class TestTls:
             post(target.url("/ok", "127.0.0.1"))
 
     def test_says_when_the_target_speaks_no_tls(self, target: Any) -> None:
-        with pytest.raises(Undeliverable, match="TLS failed|connection failed"):
+        with pytest.raises(Undeliverable, match=r"TLS failed|connection failed"):
             post(f"https://127.0.0.1:{target.port}/ok")

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from wsp.database import Database
 from wsp.webhooks import queue, sender
 from wsp.webhooks.signature import sign
 
