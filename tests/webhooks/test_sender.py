@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wsp.webhooks import queue, sender
+from wsp.webhooks import exchange, queue, sender
 from wsp.webhooks.signature import sign
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "webhooks.md"
@@ -166,13 +166,13 @@ print(is_genuine({secret!r}, headers, Path("body").read_bytes()))
         until: Any,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(sender.exchange, "WHOLE_SECONDS", 0.5)
+        monkeypatch.setattr(exchange, "WHOLE_SECONDS", 0.5)
         start_sender()
         bob, ann = make_owner("bob"), make_owner("ann")
         webhooks = [bob.webhook(target.url("/hang")) for _ in range(sender.THREADS)]
         bob.emit()
         until(lambda: len([d for d in bob.deliveries() if d.error]) == len(webhooks), "each has failed once")
-        monkeypatch.setattr(sender.exchange, "WHOLE_SECONDS", 25.0)
+        monkeypatch.setattr(exchange, "WHOLE_SECONDS", 25.0)
         seen = len(target.of("/hang"))
         for _ in range(5):
             bob.emit()

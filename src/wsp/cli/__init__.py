@@ -53,7 +53,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line. Returns the exit code; what went wrong is on standard error, in one line."""
-    if arguments[:1] not in services.NAMES:
+    if not services.runs_server(arguments):
         _add_the_other_commands()
     try:
         outcome = app(arguments, prog_name="wsp", standalone_mode=False)

@@ -2,13 +2,14 @@
 
 import typer
 
-from wsp.cli import config, db, openapi, tokens, users
+from wsp.cli import accounts, config, db, openapi, services, tokens, users
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands and their groups."""
     config.add_to(app)
     openapi.add_to(app)
+    accounts.add_to(services.ftp_app)
     app.add_typer(tokens.app)
     app.add_typer(users.app)
     app.add_typer(db.app)

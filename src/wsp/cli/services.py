@@ -18,15 +18,28 @@ ENTRY_POINTS = {"api": "wsp.web.run", "ftp": "wsp.ftp.server.run", "cron": "wsp.
 
 logger = logging.getLogger(__name__)
 
-NAMES = (["serve"], ["api"], ["ftp"], ["cron"])  # as they begin a command line
+_NAMES = (["serve"], ["api"], ["cron"])  # as they begin a command line
+
+ftp_app = typer.Typer(name="ftp", invoke_without_command=True, subcommand_metavar="[import|export]")
+"""`wsp ftp` is a server; what has another word behind it is not, and is added with the other commands."""
 
 Supervised = Annotated[int | None, typer.Option("--supervised", hidden=True, help="The supervisor's pid.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands that run servers."""
-    for command in (serve, api, ftp, cron):
+    for command in (serve, api, cron):
         app.command(rich_help_panel="Servers")(command)
+    ftp_app.callback()(ftp)
+    app.add_typer(ftp_app, rich_help_panel="Servers")
+
+
+def runs_server(arguments: list[str]) -> bool:
+    """Will this command line run a server?"""
+    name, options = arguments[:1], arguments[1:]
+    if name == ["ftp"]:
+        return not options or options[0].startswith("--supervised")
+    return name in _NAMES
 
 
 def serve() -> int:
@@ -52,11 +65,13 @@ def api(supervised: Supervised = None) -> int:
     return _run("api", supervised)
 
 
-def ftp(supervised: Supervised = None) -> int:
-    """Run the FTP server alone: as many processes as WSP_FTP_WORKERS says.
+def ftp(context: typer.Context, supervised: Supervised = None) -> int:
+    """Run the FTP server alone: as many processes as WSP_FTP_WORKERS says. Or import and export accounts.
 
     Example: WSP_FTP_WORKERS=2 wsp ftp
     """
+    if context.invoked_subcommand is not None:
+        return 0
     if supervised is None and (settings := read_settings()).ftp_workers > 1:
         from wsp.serve import serve_ftp  # what only this command needs
 
