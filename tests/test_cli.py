@@ -28,6 +28,8 @@ COMMANDS = [
     ["serve"],
     ["api"],
     ["ftp"],
+    ["ftp", "import"],
+    ["ftp", "export"],
     ["cron"],
     ["config"],
     ["openapi"],

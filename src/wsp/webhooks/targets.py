@@ -90,11 +90,11 @@ def resolve(target: Target, *, allow_private: bool) -> list[tuple[socket.Address
     try:
         found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise Undeliverable(f"{target.host} cannot be resolved") from None
+        raise Undeliverable(f"the name {target.host} cannot be resolved") from None
     addresses: list[tuple[socket.AddressFamily, Any]] = [(family, address) for family, _, _, _, address in found]
     for _, address in addresses:
         if not allow_private and not is_public(ip_address(str(address[0]).partition("%")[0])):
-            raise Undeliverable(f"{target.host} leads to {address[0]}, which is not a public address")
+            raise Undeliverable(f"the name {target.host} leads to {address[0]}, which is not a public address")
     return addresses
 
 

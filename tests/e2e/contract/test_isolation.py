@@ -16,6 +16,7 @@ pytestmark = pytest.mark.e2e
 FTP = {"username": "deploy", "password": "pw"}
 # Disabled, so that the scheduler does not touch it while a test compares.
 JOB = {"name": "nightly", "command": "true", "cron_expr": "0 3 * * *", "enabled": False}
+WEBHOOK = {"url": "https://nothing.invalid/", "events": ["*"]}
 
 # Every operation that the document has, and a body that it would accept. A new operation fails the test below
 # until it is listed here.
@@ -28,6 +29,7 @@ AREAS: dict[str, tuple[str, Any]] = {
     "DELETE /api/v1/ftp/{id}": ("ftp", None),
     "PUT /api/v1/ftp/{id}/ip-restrictions": ("ftp", {"allowed_ips": []}),
     "POST /api/v1/ftp/{id}/toggle": ("ftp", None),
+    "POST /api/v1/ftp/import": ("ftp", {"accounts": []}),
     "GET /api/v1/ftp/{domain}/anonymous": ("ftp", None),
     "PUT /api/v1/ftp/{domain}/anonymous": ("ftp", {"enabled": True}),
     "GET /api/v1/cronjobs/": ("cron", None),
@@ -39,6 +41,15 @@ AREAS: dict[str, tuple[str, Any]] = {
     "POST /api/v1/users/{username}/api-keys/": ("users", {"name": "x", "permissions": ["ftp"]}),
     "GET /api/v1/users/{username}/api-keys/": ("users", None),
     "DELETE /api/v1/users/{username}/api-keys/{id}": ("users", None),
+    "GET /api/v1/webhooks/": ("webhooks", None),
+    "POST /api/v1/webhooks/": ("webhooks", WEBHOOK),
+    "GET /api/v1/webhooks/{id}": ("webhooks", None),
+    "PUT /api/v1/webhooks/{id}": ("webhooks", {"enabled": False}),
+    "DELETE /api/v1/webhooks/{id}": ("webhooks", None),
+    "POST /api/v1/webhooks/{id}/rotate-secret": ("webhooks", None),
+    "POST /api/v1/webhooks/{id}/test": ("webhooks", None),
+    "GET /api/v1/webhooks/{id}/deliveries": ("webhooks", None),
+    "POST /api/v1/webhooks/{id}/deliveries/{delivery}/redeliver": ("webhooks", None),
     "GET /api/v1/auth/me": ("", None),
 }
 
@@ -50,7 +61,17 @@ def paths_of(owner: Any) -> dict[str, str]:
     key = owner("POST", f"/users/{owner.username}/api-keys", {"name": "x"}).json()["key"]["id"]
     domain = f"{owner.username}.example"
     assert owner("PUT", f"/ftp/{domain}/anonymous", {"enabled": True}).status_code == 200
-    return {"ftp": account, "cronjobs": str(job), "users": key, "domain": domain, "username": owner.username}
+    webhook = owner("POST", "/webhooks/", WEBHOOK).json()["id"]
+    delivery = owner("POST", f"/webhooks/{webhook}/test").json()["id"]
+    return {
+        "ftp": account,
+        "cronjobs": str(job),
+        "users": key,
+        "webhooks": webhook,
+        "delivery": str(delivery),
+        "domain": domain,
+        "username": owner.username,
+    }
 
 
 def fill(operation: str, things: dict[str, str]) -> tuple[str, str]:
@@ -58,7 +79,7 @@ def fill(operation: str, things: dict[str, str]) -> tuple[str, str]:
     method, template = operation.split(" ")
     area = template.split("/")[3]
     path = template.removeprefix("/api/v1")
-    for name in ("domain", "username"):
+    for name in ("domain", "username", "delivery"):
         path = path.replace(f"{{{name}}}", things[name])
     return method, path.replace("{id}", things.get(area, ""))
 
@@ -72,7 +93,7 @@ class TestEveryOperation:
     def test_another_owners_things_do_not_exist(self, ann: Any, make_caller: Any) -> None:
         things = paths_of(ann)
         bob = make_caller()
-        before = {path: ann("GET", path).json() for path in ("/ftp/", "/cronjobs/")}
+        before = {path: ann("GET", path).json() for path in ("/ftp/", "/cronjobs/", "/webhooks/")}
         for operation, (_, body) in AREAS.items():
             if "{" not in operation:
                 continue
@@ -84,11 +105,12 @@ class TestEveryOperation:
         assert bob("GET", "/ftp/").json()["total"] == 0
         assert bob("GET", f"/ftp/?owner={ann.username}").json()["total"] == 0
         assert bob("GET", f"/cronjobs/?owner={ann.username}").json() == []
+        assert bob("GET", f"/webhooks/?owner={ann.username}").json() == {"webhooks": [], "total": 0}
         assert bob("GET", "/ftp/status").json()["total_accounts"] == 0
 
     def test_a_key_without_the_permission_is_forbidden(self, ann: Any, make_caller: Any) -> None:
         things = paths_of(ann)
-        other = {"ftp": ("cron",), "cron": ("ftp",), "users": ("read",)}
+        other = {"ftp": ("cron",), "cron": ("ftp",), "users": ("read",), "webhooks": ("ftp", "cron")}
         keys = {area: make_caller(username=ann.username, permissions=other[area]) for area in other}
         scoped_ftp = make_caller(username=ann.username, permissions=("ftp",))
         for operation, (area, body) in AREAS.items():

@@ -16,7 +16,7 @@ from wsp.rest.fields import Owner
 from wsp.rest.session import Writer
 from wsp.rest.state import get_state
 
-MAX_ACCOUNTS = 2000  # the transaction keeps other writers waiting
+MAX_ACCOUNTS = 1000  # some seconds, in which nobody else can write
 MAX_PASSWORDS = 500  # to hash; over ten seconds
 
 router = ftp_router()
