@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from wsp.database import Database, utc_now
-from wsp.webhooks import queue
+from wsp.webhooks import queue, service
 from wsp.webhooks.models import Delivery
 from wsp.webhooks.queue import Job, Outcome, next_attempt
 
@@ -92,6 +92,14 @@ class TestClaim:
         job = claim(database, utc_now())
         assert job is not None
         assert "disabled" in job.stopped
+
+    def test_sends_a_test_to_a_disabled_webhook(self, database: Database, ann: Any) -> None:
+        webhook = ann.webhook(enabled=False)
+        with database.transaction() as session:
+            service.send_test(session, "ann", webhook)
+        job = claim(database, utc_now())
+        assert job is not None
+        assert (job.event, job.stopped) == ("ping", "")
 
     def test_gives_each_delivery_to_one_of_many(self, database: Database, ann: Any) -> None:
         ann.webhook()

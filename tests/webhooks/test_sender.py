@@ -12,9 +12,16 @@ from typing import Any
 import pytest
 
 from wsp.webhooks import exchange, queue, sender
+from wsp.webhooks.events import EVENTS
 from wsp.webhooks.signature import sign
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "webhooks.md"
+
+
+class TestDocument:
+    def test_names_every_event(self) -> None:
+        document = DOCUMENT.read_text()
+        assert [event for event in EVENTS if f"`{event}`" not in document] == []
 
 
 class TestSend:

@@ -5,7 +5,7 @@ import secrets
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from wsp.database import utc_now
@@ -20,6 +20,15 @@ PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
 MAX_WEBHOOKS = 100  # of one owner: each has its share of the sender
 
 
+# Built once: it runs with every event. Locked against removal until the commit: the deliveries refer to them.
+_OF_OWNER = (
+    select(Webhook.id, Webhook.events)
+    .join(OWNERS, OWNERS.c.username == Webhook.owner)
+    .where(Webhook.owner == bindparam("owner"), Webhook.enabled, OWNERS.c.status == ACTIVE)
+    .with_for_update(read=True, key_share=True, of=Webhook)
+)
+
+
 # --- Events -----------------------------------------------------------------------------------------------------
 
 
@@ -31,13 +40,7 @@ def emit(session: Session, owner: str, event: str, data: dict[str, Any]) -> int:
     """
     if event not in EVENTS:
         raise ValueError(f"there is no event {event!r}")
-    # Locked against removal until the commit: the deliveries refer to them.
-    wanted = session.execute(
-        select(Webhook.id, Webhook.events)
-        .join(OWNERS, OWNERS.c.username == Webhook.owner)
-        .where(Webhook.owner == owner, Webhook.enabled, OWNERS.c.status == ACTIVE)
-        .with_for_update(read=True, key_share=True, of=Webhook)
-    )
+    wanted = session.execute(_OF_OWNER, {"owner": owner})
     webhooks = [row.id for row in wanted if any(matches(pattern, event) for pattern in row.events)]
     if webhooks:
         now = utc_now()

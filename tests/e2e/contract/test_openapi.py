@@ -58,7 +58,7 @@ class TestDocument:
 
     def test_every_field_of_a_body_is_shown_with_an_example(self, document: dict[str, Any]) -> None:
         schemas = document["components"]["schemas"]
-        for name in ("AccountCreate", "JobCreate", "KeyRequest"):
+        for name in ("AccountCreate", "JobCreate", "KeyRequest", "WebhookCreate"):
             required = schemas[name]["required"]
             for field in required:
                 assert schemas[name]["properties"][field].get("examples"), f"{name}.{field}"
