@@ -26,7 +26,7 @@ from wsp.webhooks.signature import sign
 from wsp.webhooks.targets import Undeliverable, parse_url
 
 LOOK_SECONDS = 0.25  # at the version of the store: microseconds
-POLL_SECONDS = 1.0  # at the table, where commits may go unannounced, and after trouble
+TROUBLE_SECONDS = 1.0  # before it looks again
 PRUNE_SECONDS = 3600.0
 STOP_SECONDS = 2.0  # that attempts may go on when the process stops; then their lease runs out
 
@@ -87,23 +87,22 @@ class Sender:
                     prune_at = now + PRUNE_SECONDS
                     await asyncio.to_thread(self._prune)
             except Exception as error:  # the store may be away for a while
-                look_at = now + POLL_SECONDS
+                look_at = now + TROUBLE_SECONDS
                 _log_trouble("webhooks wait", error)
             await asyncio.sleep(LOOK_SECONDS)
 
     def _look(self) -> float:
-        """Have a thread send what is due. Returns for how many seconds there is nothing to do unless told."""
+        """Have a thread send what is due. Returns the seconds until then, if nothing is committed meanwhile."""
         with self._lock:
             full = self._full()
         with self._database.reading() as session:
             due = queue.earliest(session, full)
-        most = PRUNE_SECONDS if self._version.exact else POLL_SECONDS
         if due is None:
-            return most
+            return PRUNE_SECONDS
         wait = (due - self._clock()).total_seconds()
         if wait <= 0:
             self._spawn()
-        return min(most, max(wait, LOOK_SECONDS))
+        return max(wait, LOOK_SECONDS)
 
     def _prune(self) -> None:
         before = self._clock() - timedelta(days=self._settings.webhook_keep_days)

@@ -35,7 +35,8 @@ _OF_OWNER = (
 def emit(session: Session, owner: str, event: str, data: dict[str, Any]) -> int:
     """Have the owner's webhooks told of an event, if the caller's transaction commits. Returns how many there are.
 
-    `data` is what JSON can hold, without secrets. Costs one look at an index when nobody wants to know. Raises
+    `data` is what JSON can hold, without secrets. A commit that is announced has it sent at once, any other one within
+    seconds. Costs one look at an index when nobody wants to know. Raises
     ValueError for an event that is not in `wsp.webhooks.events.EVENTS`.
     """
     if event not in EVENTS:
