@@ -3,6 +3,7 @@
 import ftplib
 import io
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -284,3 +285,20 @@ class TestCommands:
         (account.home / "link").symlink_to("box/secret")
         assert dict(client.mlsd("/"))["link"]["size"] != "12345"
         assert "12345" not in client.sendcmd("MLST link")
+
+    def test_a_link_exchanged_before_the_listing_begins_is_refused(self, server: Any, raw: Any) -> None:
+        account = server.account(permissions=[rule("/shut")])
+        for name in ("open", "shut"):
+            (account.home / name).mkdir(parents=True)
+        (account.home / "shut" / "secret").touch()
+        (account.home / "link").symlink_to("open")
+        client = raw(server).login(account)
+        port = int(client.ask("EPSV").split("|")[3])
+        assert client.ask("LIST /link").startswith("150")
+        (account.home / "link").unlink()
+        (account.home / "link").symlink_to("shut")
+        with socket.create_connection(("127.0.0.1", port)) as data:
+            assert client.reply().startswith("451")
+            assert data.recv(1000) == b""
+        assert client.ask("NOOP").startswith("200")
+        assert "Traceback" not in server.log
