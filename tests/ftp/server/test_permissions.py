@@ -6,10 +6,11 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from wsp.ftp import folders
 from wsp.ftp.logins import Login
 from wsp.ftp.server.jail import Jail
 from wsp.ftp.server.permissions import NotAllowed, Permissions, Right
@@ -30,6 +31,9 @@ def login(*rules: dict[str, Any], **fields: Any) -> Login:
 
 
 class TestRules:
+    def test_the_api_takes_the_rights_that_the_server_knows(self) -> None:
+        assert get_args(folders.Right) == tuple(Right)
+
     def test_the_nearest_folder_counts_by_whole_names(self) -> None:
         permissions = Permissions(login(rule("/", "list"), rule("/pub", "read"), rule("/pub/in/deep", "write")))
         for folder, right in (
@@ -251,7 +255,9 @@ class TestCommands:
             client.voidresp()
         assert (account.home / "f").read_bytes() == b"quick"
 
-    def test_without_overwrite_a_broken_upload_can_be_resumed(self, server: Any, connect: Any, until: Any) -> None:
+    def test_without_overwrite_a_broken_upload_goes_on_and_replaces_nothing(
+        self, server: Any, connect: Any, until: Any
+    ) -> None:
         account = server.account(permissions=[rule("/", "list", "read", "write")])
         client = connect(server, account)
         client.voidcmd("TYPE I")
@@ -264,8 +270,13 @@ class TestCommands:
         client = connect(server, account)
         client.voidcmd("TYPE I")
         assert client.size("f") == 5
-        client.storbinary("STOR f", io.BytesIO(b"whole"), rest=5)
-        assert (account.home / "f").read_bytes() == b"half whole"
+        data = client.transfercmd("STOR f", rest=5)
+        data.sendall(b"whole")
+        (account.home / "f").write_bytes(b"of the owner")
+        data.close()
+        with pytest.raises(ftplib.error_perm, match="553"):
+            client.voidresp()
+        assert (account.home / "f").read_bytes() == b"of the owner"
 
     def test_the_facts_of_a_listing_say_what_is_allowed(self, server: Any, connect: Any) -> None:
         account = server.account(permissions=[rule("/", *ALL), rule("/box", "list", "read")])

@@ -65,10 +65,14 @@ class Authenticator:
             with self._database.reading() as session:
                 if find_domain(session, hosts.host) is not None:
                     return HOST_CHOSEN
+            own = own_names()
         except SQLAlchemyError as error:
             logger.error("a host could not be looked up: %s", error)
             return UNAVAILABLE
-        own = own_names()
+        except Exception:
+            # The session waits for a reply, whatever happens here.
+            logger.exception("a host could not be looked up")
+            return UNAVAILABLE
         is_own = hosts.host in own or f"*.{hosts.host.partition('.')[2]}" in own
         return HOST_CHOSEN if is_own else HOST_UNKNOWN
 
