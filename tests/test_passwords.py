@@ -18,7 +18,7 @@ def check():
 threads = [threading.Thread(target=check) for _ in range(4)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
-raise SystemExit("\\n".join(wrong))
+raise SystemExit("; ".join(wrong) or 0)
 """
 
 
