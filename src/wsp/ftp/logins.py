@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from wsp.ftp.models import AnonymousAccess, FtpAccount
@@ -37,30 +37,21 @@ class Login:
     owner_active: bool = True
 
 
-# Columns, not an object: this is asked at every login, and an object costs as much again as the query.
-_LOGIN = select(
-    FtpAccount.username,
-    FtpAccount.owner,
-    FtpAccount.home_dir,
-    FtpAccount.password_hash,
-    FtpAccount.read_only,
-    FtpAccount.enabled,
-    FtpAccount.allowed_ips,
-    FtpAccount.credential_version,
-    FtpAccount.quota_mb,
-    FtpAccount.require_tls,
-    FtpAccount.expires_at,
-    FtpAccount.max_sessions,
-    FtpAccount.upload_kbps,
-    FtpAccount.download_kbps,
-    FtpAccount.permissions,
-    OWNERS.c.status,
-).join(OWNERS, OWNERS.c.username == FtpAccount.owner)
+_ACCOUNTS = FtpAccount.__table__
+
+# Plain columns of the table and one statement for all names: this is asked at every login, and making objects, or the
+# statement anew, costs more than the query.
+_LOGIN = (
+    select(_ACCOUNTS, OWNERS.c.status)
+    .select_from(_ACCOUNTS)
+    .join(OWNERS, OWNERS.c.username == _ACCOUNTS.c.owner)
+    .where(_ACCOUNTS.c.username == bindparam("username"))
+)
 
 
 def find_login(session: Session, username: str) -> Login | None:
     """The account of that full user name, or None. `enabled` is false as well when its owner is not active."""
-    row = session.execute(_LOGIN.where(FtpAccount.username == username)).one_or_none()
+    row = session.execute(_LOGIN, {"username": username}).one_or_none()
     if row is None:
         return None
     active = row.status == ACTIVE
