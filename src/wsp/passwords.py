@@ -1,23 +1,16 @@
 """Password hashing: argon2id for new passwords; the formats that panels keep are verified, and replaced at login."""
 
+import threading
 from functools import cache
 
-from passlib.context import LazyCryptContext
+from passlib.context import CryptContext
 
-# OWASP's second argon2id choice (19 MiB, 2 passes, 1 lane): a login storm must not take gigabytes.
-_CONTEXT = LazyCryptContext(  # not every process that could check a password ever does
-    schemes=["argon2", "bcrypt", "sha512_crypt", "sha256_crypt", "md5_crypt", "apr_md5_crypt", "pbkdf2_sha256"],
-    deprecated="auto",
-    argon2__type="ID",
-    argon2__memory_cost=19 * 1024,
-    argon2__time_cost=2,
-    argon2__parallelism=1,
-)
+_making = threading.Lock()
 
 
 def hash_password(password: str) -> str:
     """The argon2id hash of a password. Takes tens of milliseconds: keep it off event loops and out of transactions."""
-    return str(_CONTEXT.hash(password))
+    return str(_context().hash(password))
 
 
 def verify_password(password: str, stored: str | None) -> tuple[bool, str | None]:
@@ -29,12 +22,32 @@ def verify_password(password: str, stored: str | None) -> tuple[bool, str | None
     """
     try:
         if stored is not None:
-            matches, better = _CONTEXT.verify_and_update(password, stored)
+            matches, better = _context().verify_and_update(password, stored)
             return bool(matches), better
-        _CONTEXT.verify(password, _hash_of_nothing())
+        _context().verify(password, _hash_of_nothing())
     except (ValueError, TypeError):
-        _CONTEXT.verify("", _hash_of_nothing())
+        _context().verify("", _hash_of_nothing())
     return False, None
+
+
+def _context() -> CryptContext:
+    # Not at import, for not every process that could check a password ever does; and by one thread alone: passlib's
+    # own lazy context fails in the second thread that needs it while the first one still makes it.
+    with _making:
+        return _made_context()
+
+
+@cache
+def _made_context() -> CryptContext:
+    return CryptContext(
+        schemes=["argon2", "bcrypt", "sha512_crypt", "sha256_crypt", "md5_crypt", "apr_md5_crypt", "pbkdf2_sha256"],
+        deprecated="auto",
+        argon2__type="ID",
+        # OWASP's second choice (19 MiB, 2 passes, 1 lane): a login storm must not take gigabytes.
+        argon2__memory_cost=19 * 1024,
+        argon2__time_cost=2,
+        argon2__parallelism=1,
+    )
 
 
 @cache

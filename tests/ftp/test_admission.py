@@ -67,7 +67,7 @@ class TestDenial:
         login = replace(LOGIN, max_sessions=2)
         assert asked(login, sessions=1) is None
         assert asked(login, sessions=2) == Denied(
-            Reason.TOO_MANY_SESSIONS, "The account has the 2 sessions that it may have at once."
+            Reason.TOO_MANY_SESSIONS, "The account has as many sessions as it may have at once: 2."
         )
 
 

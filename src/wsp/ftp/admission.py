@@ -79,4 +79,4 @@ def session_limit(login: Login, policy: Policy) -> int:
 
 def too_many_sessions(limit: int) -> Denied:
     """The account has its `limit` of sessions."""
-    return Denied(Reason.TOO_MANY_SESSIONS, f"The account has the {limit} sessions that it may have at once.")
+    return Denied(Reason.TOO_MANY_SESSIONS, f"The account has as many sessions as it may have at once: {limit}.")

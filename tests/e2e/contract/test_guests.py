@@ -182,7 +182,7 @@ class TestCheckLogin:
             session.add(SessionRow(id=f"live-{account}"[:32], service_id=alive.id, **row))
         answer = check()
         assert answer["reason"] == "too_many_sessions"
-        assert answer["message"] == "The account has the 1 sessions that it may have at once."
+        assert answer["message"] == "The account has as many sessions as it may have at once: 1."
 
     def test_counts_as_no_attempt(
         self, check: Callable[..., dict[str, Any]], account: str, store_of_server: Database
