@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from wsp.ftp.models import AnonymousAccess, FtpAccount
@@ -49,7 +49,7 @@ _LOGIN = (
 )
 
 
-def find_login(session: Session, username: str) -> Login | None:
+def find_login(session: Session | Connection, username: str) -> Login | None:
     """The account of that full user name, or None. `enabled` is false as well when its owner is not active."""
     row = session.execute(_LOGIN, {"username": username}).one_or_none()
     if row is None:

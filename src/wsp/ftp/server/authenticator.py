@@ -94,11 +94,10 @@ class Authenticator:
         if not _is_text(attempt.username):
             return Unverified(None)
         domain = anonymous_domain(attempt.username)
-        # The session is over soon: a connection is not held while a password is being hashed.
-        with self._database.reading() as session:
-            if domain is not None:
+        if domain is not None:
+            with self._database.reading() as session:
                 return self._choose_anonymous(attempt, find_anonymous(session, domain))
-            login = find_login(session, attempt.username)
+        login = self._database.look(lambda connection: find_login(connection, attempt.username))
         if login is not None and self._verified.knows(login.username, attempt.password, login.password_hash):
             return self._admit(attempt, login)
         return Unverified(login)
@@ -118,8 +117,7 @@ class Authenticator:
             return self._wrong(attempt, "The password is wrong.", login)
         stored = better if better is not None and self._store_better(login, better) else login.password_hash
         # Hashing, and waiting for it, took a while: what was committed meanwhile counts.
-        with self._database.reading() as session:
-            now = find_login(session, login.username)
+        now = self._database.look(lambda connection: find_login(connection, attempt.username))
         if now is None or now.credential_version != login.credential_version:
             return self._wrong(attempt, "The password was changed while it was being checked.", login)
         self._verified.remember(login.username, attempt.password, stored)
