@@ -93,7 +93,7 @@ class Database:
             session.commit()
 
     def announce(self, session: Session) -> None:
-        """Have the change feed tell of the session's transaction: one that began with `announce=False` after all."""
+        """Wake the followers of the change feed at the commit of this transaction. On SQLite every commit does."""
         if not self.is_sqlite:
             session.execute(text(f"NOTIFY {NOTIFY_CHANNEL}"))
 

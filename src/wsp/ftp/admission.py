@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Self
 
 from wsp.addresses import address_allowed
 from wsp.ftp.logins import Login
+from wsp.settings import Settings
 
 
 class Reason(StrEnum):
@@ -36,6 +38,11 @@ class Policy:
 
     require_tls: bool = False
     max_sessions_per_account: int = 0
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The policy of these settings."""
+        return cls(settings.ftp_require_tls, settings.ftp_max_sessions_per_account)
 
 
 def denial(login: Login, address: str, *, tls: bool, now: datetime, policy: Policy, sessions: int = 0) -> Denied | None:
