@@ -6,7 +6,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from wsp.ftp.models import AnonymousAccess, FtpAccount
@@ -99,7 +99,7 @@ def _chunks(names: Iterable[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _account(row: Row[Any]) -> Login:
+def _account(row: Any) -> Login:
     active = row.status == ACTIVE
     return Login(
         username=row.username,

@@ -142,7 +142,7 @@ def write(session: Session, report: Report, *, keep_transfers: bool) -> bool:
     for ids in _chunks(sorted(report.gone)):
         session.execute(delete(SessionRow).where(SessionRow.id.in_(ids)))
     if keep_transfers and report.transfers:
-        session.execute(insert(Transfer.__table__), [_transfer_columns(transfer) for transfer in report.transfers])
+        session.execute(insert(Transfer), [_transfer_columns(transfer) for transfer in report.transfers])
     _write_last_sessions(session, [*report.sessions, *report.refusals.values()])
     return _tell_webhooks(session, report)
 

@@ -8,6 +8,7 @@ from wsp.ftp.reports import EndedTransfer
 FAILURES_REMEMBERED = 100
 REFUSALS_RECORDED = 1000  # of one session: a client that repeats a refused command for ever is known by then
 
+_UNITS = ("KB", "MB", "GB", "TB")
 _VERBS = {"upload": "upload of", "append": "appending to", "download": "download of"}
 
 
@@ -109,9 +110,5 @@ def size_text(size: int) -> str:
     """A number of bytes for a person: `3.0 MB`, MB of 2^20."""
     if size < 1024:
         return _counted(size, "byte")
-    value, unit = float(size), "bytes"
-    for unit in ("KB", "MB", "GB", "TB"):
-        value /= 1024
-        if value < 1024:
-            break
-    return f"{value:.1f} {unit}"
+    power = min((size.bit_length() - 1) // 10, len(_UNITS))
+    return f"{size / 1024**power:.1f} {_UNITS[power - 1]}"

@@ -47,6 +47,7 @@ class DataChannel(DTPHandler):
     transfer_finished: bool
     file_obj: Any
     _had_cr: bool
+    _resp: tuple[Any, ...]
 
     def __init__(self, sock: Any, cmd_channel: Any) -> None:
         self._broken = False

@@ -77,13 +77,18 @@ class Follower:
                     logger.error("changes of accounts cannot be followed: %s", str(error).partition("\n")[0])
                 self._failing = True
                 self._again.set()
+                self._close_feed()
                 self._stop.wait(RETRY_SECONDS)
             else:
                 if self._failing:
                     logger.info("changes of accounts are followed again")
                 self._failing = False
-        if self._feed is not None:
-            self._feed.close()
+        self._close_feed()
+
+    def _close_feed(self) -> None:
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            feed.close()
 
     def _wait(self) -> bool:
         """Wait for something new. True: there may be."""

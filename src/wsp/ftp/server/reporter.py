@@ -88,27 +88,17 @@ class Reporter:
         if self._due is None:
             self._collect_in(REPORT_SECONDS)
 
-    def login_failed(
-        self,
-        *,
-        username: str,
-        owner: str,
-        reason: str,
-        session_id: str = "",
-        address: str,
-        client: str = "",
-        tls: str = "",
-    ) -> None:
-        """A login to an account that exists was refused. `reason` is for its owner: a sentence, with the true reason."""
+    def login_failed(self, username: str, owner: str, address: str, reason: str, *, tls: bool) -> None:
+        """A login to an account was refused. `reason` is for its owner: a sentence, with the true reason."""
         now = utc_now()
         self._report.add_refusal(
             EndedSession(
                 username=username,
                 owner=owner,
-                session_id=session_id,
+                session_id="",
                 address=address,
-                client=client,
-                tls=tls,
+                client="",
+                tls="TLS" if tls else "",
                 started_at=now,
                 ended_at=now,
                 ok=False,

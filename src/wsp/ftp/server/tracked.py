@@ -78,7 +78,8 @@ class TrackedSession(FileCommands):
     # What it is doing
 
     def pre_process_command(self, line: str, cmd: str, arg: str) -> None:
-        if self.authenticated and (cmd == "SITE" or cmd in self.proto_cmds):  # anything else may be a password in the wrong place
+        # What is no command may be a password in the wrong place.
+        if self.authenticated and (cmd == "SITE" or cmd in self.proto_cmds):
             self.activity.command = cmd
             self.activity.active_at = utc_now()
             self.activity.farewell = ""
@@ -151,7 +152,7 @@ class TrackedSession(FileCommands):
         if then < since:
             then, before = since, 0
         self._measured = (now, transferred)
-        return round((transferred - before) / max(now - then, 0.001))
+        return int((transferred - before) / max(now - then, 0.001))
 
     # What came of it
 
@@ -166,11 +167,11 @@ class TrackedSession(FileCommands):
         checksum = str(getattr(file, "checksum", "")) if completed else ""
         self._note(login, asked, channel.get_transmitted_bytes(), _sentence(reason), checksum)
 
-    def never_began(self) -> None:
+    def never_began(self, reason: str = NO_DATA_CONNECTION) -> None:
         """A transfer was promised to the client, and waits no longer for its data connection."""
         underway, self._underway = self._underway, None
         if underway is not None and self.login is not None:
-            self._note(self.login, underway, 0, NO_DATA_CONNECTION)
+            self._note(self.login, underway, 0, reason)
 
     def _note_refusal(self, asked: _Asked, reply: str) -> None:
         self.activity.refusals += 1
