@@ -70,6 +70,10 @@ class DataChannel(DTPHandler):
         """Whether a command has put this channel to use."""
         return bool(self._initialized)
 
+    def transfer_in_progress(self) -> bool:
+        """pyftpdlib's holds one of which no byte has come yet for none, and drops it without a reply."""
+        return self.is_transferring
+
     def readable(self) -> bool:
         if not self._initialized:
             # Data before its command: leave it in the socket, and do not ask again until the command is there.
