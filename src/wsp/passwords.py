@@ -32,13 +32,17 @@ def verify_password(password: str, stored: str | None) -> tuple[bool, str | None
     """Whether the password fits the stored hash, and a better hash to store instead, if there is one.
 
     With `stored=None` (no such account) the answer is no, at the cost of a real check, so that the time taken
-    does not tell which accounts exist.
+    does not tell which accounts exist. So it is for what no hash can be of (bytes that are not UTF-8, a NUL), and for
+    a stored hash of no known kind.
     """
-    if stored is None:
+    try:
+        if stored is not None:
+            matches, better = _context().verify_and_update(password, stored)
+            return bool(matches), better
         _context().verify(password, _hash_of_nothing())
-        return False, None
-    matches, better = _context().verify_and_update(password, stored)
-    return bool(matches), better
+    except (ValueError, TypeError):
+        _context().verify("", _hash_of_nothing())
+    return False, None
 
 
 @cache

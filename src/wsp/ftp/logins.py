@@ -6,7 +6,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from wsp.ftp.models import AnonymousAccess, FtpAccount
@@ -43,25 +43,12 @@ class Login:
     owner_active: bool = True
 
 
-# Columns, not an object: this is asked at every login, and an object costs as much again as the query.
-_LOGIN = select(
-    FtpAccount.username,
-    FtpAccount.owner,
-    FtpAccount.home_dir,
-    FtpAccount.password_hash,
-    FtpAccount.read_only,
-    FtpAccount.enabled,
-    FtpAccount.allowed_ips,
-    FtpAccount.credential_version,
-    FtpAccount.quota_mb,
-    FtpAccount.require_tls,
-    FtpAccount.expires_at,
-    FtpAccount.max_sessions,
-    FtpAccount.upload_kbps,
-    FtpAccount.download_kbps,
-    FtpAccount.permissions,
-    OWNERS.c.status,
-).join(OWNERS, OWNERS.c.username == FtpAccount.owner)
+_ACCOUNTS = FtpAccount.__table__
+
+# Plain columns of the table and one statement for all names: this is asked at every login, and making objects, or the
+# statement anew, costs more than the query.
+_LOGINS = select(_ACCOUNTS, OWNERS.c.status).select_from(_ACCOUNTS).join(OWNERS, OWNERS.c.username == _ACCOUNTS.c.owner)
+_LOGIN = _LOGINS.where(_ACCOUNTS.c.username == bindparam("username"))
 
 _ANONYMOUS = (
     select(AnonymousAccess)
@@ -72,7 +59,7 @@ _ANONYMOUS = (
 
 def find_login(session: Session, username: str) -> Login | None:
     """The account of that full user name, or None. `enabled` is false as well when its owner is not active."""
-    row = session.execute(_LOGIN.where(FtpAccount.username == username)).one_or_none()
+    row = session.execute(_LOGIN, {"username": username}).one_or_none()
     return None if row is None else _account(row)
 
 
@@ -84,7 +71,7 @@ def find_logins(session: Session, usernames: Iterable[str]) -> dict[str, Login |
     found: dict[str, Login | None] = dict.fromkeys(usernames)
     domains = {name.removeprefix(_ANONYMOUS_AT) for name in found if name.startswith(_ANONYMOUS_AT)}
     for names in _chunks(name for name in found if not name.startswith(_ANONYMOUS_AT)):
-        for row in session.execute(_LOGIN.where(FtpAccount.username.in_(names))):
+        for row in session.execute(_LOGINS.where(_ACCOUNTS.c.username.in_(names))):
             found[row.username] = _account(row)
     for names in _chunks(domains):
         for access in session.scalars(_ANONYMOUS.where(AnonymousAccess.domain.in_(names))):

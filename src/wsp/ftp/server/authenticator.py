@@ -114,7 +114,7 @@ class Authenticator:
         return self._admit(attempt, found[0])
 
     def _verify(self, attempt: Attempt, login: Login | None) -> Granted | Refused:
-        matches, better = _verify(attempt.password, login.password_hash if login is not None else None)
+        matches, better = verify_password(attempt.password, login.password_hash if login is not None else None)
         if login is None:
             return self._wrong(attempt, "There is no such account.")
         if not matches:
@@ -187,14 +187,6 @@ def _is_text(username: str) -> bool:
         return b"\0" not in username.encode()
     except UnicodeEncodeError:
         return False
-
-
-def _verify(password: str, stored: str | None) -> tuple[bool, str | None]:
-    try:
-        return verify_password(password, stored)
-    except (ValueError, TypeError):
-        # Bytes that are not UTF-8, a NUL, a stored hash of no known kind: no match, at the cost of a real check.
-        return verify_password("", None)
 
 
 class Permissions:

@@ -28,7 +28,7 @@ from wsp.ftp.server.session import GOING_DOWN, OUT_OF_TIME, Session
 from wsp.settings import Settings
 
 BACKLOG = 1024
-LOGIN_THREADS = 2
+LOGIN_THREADS = 4  # they wait for PostgreSQL most of the time; SQLite is all processor time, and one is faster
 HASH_THREADS = 2
 LOGINS_WAITING = 512
 COPY_THREADS = 4
@@ -119,7 +119,8 @@ class Listener(FTPServer):
         self.sessions: set[Session] = set()
         self.newcomers: dict[Session, float] = {}
         """Those who are not logged in, and until when (`time.monotonic()`) they have time for it; in that order."""
-        self.logins = Offload(loop, name="ftp-login", threads=LOGIN_THREADS, waiting=LOGINS_WAITING)
+        threads = 1 if settings.database.startswith("sqlite") else LOGIN_THREADS
+        self.logins = Offload(loop, name="ftp-login", threads=threads, waiting=LOGINS_WAITING)
         self.hashes = Offload(loop, name="ftp-hash", threads=HASH_THREADS, waiting=LOGINS_WAITING)
         self.copies = Offload(loop, name="ftp-copy", threads=COPY_THREADS, waiting=COPIES_WAITING)
         self._loop = loop
