@@ -4,11 +4,11 @@ from collections import OrderedDict
 from datetime import datetime
 
 from wsp.ftp.reports import EndedTransfer
+from wsp.ftp.sizes import size_text
 
 FAILURES_REMEMBERED = 100
 REFUSALS_RECORDED = 1000  # of one session: a client that repeats a refused command for ever is known by then
 
-_UNITS = ("KB", "MB", "GB", "TB")
 _VERBS = {"upload": "upload of", "append": "appending to", "download": "download of"}
 
 
@@ -78,7 +78,7 @@ class Activity:
         said = f'The server ended the session: "{self.farewell}"' if self.farewell else ""
         if self.trouble:
             # The reply that ended the session is often the reason of the transfer's failure as well.
-            return False, self.trouble if self.farewell in self.trouble else f"{self.trouble} {said}"
+            return False, self.trouble if _inside(self.farewell) in self.trouble else f"{self.trouble} {said}"
         if self.cut:
             return False, said
         return True, f"{self._success()} {said}".rstrip()
@@ -99,16 +99,8 @@ def _failure(ended: EndedTransfer) -> str:
 
 def _inside(sentence: str) -> str:
     """A sentence as it goes on after a colon."""
-    return sentence[0].lower() + sentence[1:] if sentence[1:2].islower() or sentence[1:2] == " " else sentence
+    return sentence[:1].lower() + sentence[1:] if sentence[1:2].islower() or sentence[1:2] == " " else sentence
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def size_text(size: int) -> str:
-    """A number of bytes for a person: `3.0 MB`, MB of 2^20."""
-    if size < 1024:
-        return _counted(size, "byte")
-    power = min((size.bit_length() - 1) // 10, len(_UNITS))
-    return f"{size / 1024**power:.1f} {_UNITS[power - 1]}"
