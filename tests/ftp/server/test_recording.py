@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 
 from wsp.database import utc_now
 from wsp.ftp.records import LastSession, SessionRow, Transfer
@@ -46,7 +46,8 @@ class Store:
 
     def last(self, username: str) -> LastSession | None:
         with self._database.reading() as session:
-            return session.get(LastSession, username)
+            row: LastSession | None = session.get(LastSession, username)
+            return row
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ class TestSessions:
         connect(running, idle)
         until(lambda: store_of.sessions(idle.username))
         with database.transaction() as session:
-            session.execute(SessionRow.__table__.update().values(client="untouched"))
+            session.execute(update(SessionRow).values(client="untouched"))
         client = connect(running, busy)
         until(lambda: [r for r in store_of.sessions(busy.username) if r.client == ""])
         client.cwd("/")
@@ -156,9 +157,10 @@ class TestTransfers:
         account = running.account()
         client = connect(running, account)
         client.mkd("folder")
-        for attempt in (lambda: put(client, "folder", b"x"), lambda: client.retrbinary("RETR nothing", lambda _: None)):
-            with pytest.raises(ftplib.error_perm):
-                attempt()
+        with pytest.raises(ftplib.error_perm):
+            put(client, "folder", b"x")
+        with pytest.raises(ftplib.error_perm):
+            client.retrbinary("RETR nothing", lambda _: None)
         client.voidcmd("TYPE I")
         data = client.transfercmd("STOR aborted")
         data.sendall(b"half")
@@ -267,6 +269,7 @@ class TestLastSession:
             )
         with database.reading() as session:
             row = last_session(session, account.username.partition("_")[0], account.username, now=utc_now())
+        assert isinstance(row, LastSession)
         assert not row.ok
 
     def test_a_live_one_is_still_going_on(
@@ -398,7 +401,7 @@ class TestPasswords:
         server = new_server(WSP_LOG_LEVEL="debug", WSP_LOG_FORMAT="json").start()
         account = server.account()
         with database.transaction() as session:
-            session.execute(SessionRow.__table__.delete())
+            session.execute(delete(SessionRow))
         secret = account.password.encode()
         client = raw(server)
         for line in (

@@ -36,14 +36,13 @@ from wsp.settings import Settings
 
 LOCK_MODE = 0o600
 STATE_FOLDER = "ftp-state"  # in the data folder: what the FTP processes of this machine share
-LAST_REPORT_SECONDS = 2.0  # how long it waits for the last report of sessions and transfers to be written
-SIGN_OFF_SECONDS = 2.0  # how long the end waits for the heartbeat's last word
+LAST_WORD_SECONDS = 1.5  # how long the end waits for each
 
 logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings, *, supervised: bool = False) -> None:
-    """Serve FTP until SIGTERM or SIGINT, then end within 8 s. Main thread only.
+    """Serve FTP until SIGTERM or SIGINT, then end within WSP_FTP_DRAIN_SECONDS and 3 s. Main thread only.
 
     `supervised`: end as well when the process that started this one is gone. Raises StartupError.
     """
@@ -76,14 +75,15 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
                 is_healthy=loop.is_turning,
                 on_orphaned=(lambda: loop.call(stop)) if supervised else None,
             )
+            drain = threading.Thread(target=heartbeat.drain, name="drain", daemon=True)
             sign_off = threading.Thread(target=heartbeat.stop, name="sign-off", daemon=True)
 
             def stop() -> None:
-                if sign_off.ident is None:  # not started yet
-                    sign_off.start()
+                if drain.ident is None:  # not started yet
+                    drain.start()
                 listener.stop()
 
-            loop.catch_signals(stop)
+            loop.catch_signals(stop, on_hangup=accounts.look_again)
             try:
                 heartbeat.start()
                 follower.start()
@@ -94,9 +94,11 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
             accounts.start()
             logger.info("FTP is served on %s port %d", settings.ftp_host, settings.ftp_port)
             loop.run()
+            # The database may be away: neither the last report nor the heartbeat's last word is waited for for long.
+            sign_off.start()
             accounts.stop()
-            reporter.stop(LAST_REPORT_SECONDS)
-            sign_off.join(SIGN_OFF_SECONDS)
+            reporter.stop(LAST_WORD_SECONDS)
+            sign_off.join(LAST_WORD_SECONDS)
             follower.stop()
         finally:
             loop.close()
