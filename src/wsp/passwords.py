@@ -1,11 +1,26 @@
 """Password hashing: argon2id for new passwords; the formats that panels keep are verified, and replaced at login."""
 
-import threading
 from functools import cache
 
 from passlib.context import CryptContext
 
-_making = threading.Lock()
+
+@cache
+def _context() -> CryptContext:
+    """What knows the formats. Made when first asked for: not every process that could check a password ever does.
+
+    Two threads that ask first may each make one, and both are whole; passlib's own lazy context hands the second
+    thread a half-made one.
+    """
+    return CryptContext(
+        schemes=["argon2", "bcrypt", "sha512_crypt", "sha256_crypt", "md5_crypt", "apr_md5_crypt", "pbkdf2_sha256"],
+        deprecated="auto",
+        # OWASP's second argon2id choice (19 MiB, 2 passes, 1 lane): a login storm must not take gigabytes.
+        argon2__type="ID",
+        argon2__memory_cost=19 * 1024,
+        argon2__time_cost=2,
+        argon2__parallelism=1,
+    )
 
 
 def hash_password(password: str) -> str:
@@ -28,26 +43,6 @@ def verify_password(password: str, stored: str | None) -> tuple[bool, str | None
     except (ValueError, TypeError):
         _context().verify("", _hash_of_nothing())
     return False, None
-
-
-def _context() -> CryptContext:
-    # Not at import, for not every process that could check a password ever does; and by one thread alone: passlib's
-    # own lazy context fails in the second thread that needs it while the first one still makes it.
-    with _making:
-        return _made_context()
-
-
-@cache
-def _made_context() -> CryptContext:
-    return CryptContext(
-        schemes=["argon2", "bcrypt", "sha512_crypt", "sha256_crypt", "md5_crypt", "apr_md5_crypt", "pbkdf2_sha256"],
-        deprecated="auto",
-        argon2__type="ID",
-        # OWASP's second choice (19 MiB, 2 passes, 1 lane): a login storm must not take gigabytes.
-        argon2__memory_cost=19 * 1024,
-        argon2__time_cost=2,
-        argon2__parallelism=1,
-    )
 
 
 @cache

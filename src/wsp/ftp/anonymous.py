@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from wsp import epochs
 from wsp.database import utc_now
 from wsp.errors import NotFound
 from wsp.ftp.models import AnonymousAccess
@@ -43,4 +44,5 @@ def change_access(
         setattr(access, name, value)
     access.updated_at = now
     session.flush()
+    epochs.move(session, "ftp")
     return access

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ NO_ANONYMOUS = "530 There is no anonymous access here."
 WHICH_DOMAIN = "530 Say which domain: log in as anonymous@<domain>."
 UNAVAILABLE = "421 Logins cannot be checked right now, try again shortly."
 NO_HOME = "421 The home folder of this account cannot be opened."
+
+_ACCOUNT = re.compile(r"[a-z][a-z0-9-]{0,31}_[A-Za-z0-9._-]{2,32}")
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +172,11 @@ def anonymous_domain(username: str) -> str | None:
     """The domain that an anonymous user name asks for, empty when it names none; None for any other name."""
     name, _, domain = username.lower().partition("@")
     return domain if name in ANONYMOUS_NAMES else None
+
+
+def could_be_account(username: str) -> bool:
+    """Whether an account, or anonymous access, can have that name."""
+    return _ACCOUNT.fullmatch(username) is not None or anonymous_domain(username) is not None
 
 
 def _is_text(username: str) -> bool:

@@ -5,6 +5,7 @@ import socket
 import sys
 from collections import deque
 from typing import Any
+from uuid import uuid4
 
 from OpenSSL import SSL
 from pyftpdlib.exceptions import FilesystemError, _RetryError
@@ -29,6 +30,7 @@ class ControlChannel(TLS_FTPHandler):
     remote_ip: str
 
     def __init__(self, conn: socket.socket, server: Any, ioloop: Any = None) -> None:
+        self.id = uuid4().hex
         self._raw = conn
         self._lines: deque[bytes] = deque()
         self._tail = b""
