@@ -2,7 +2,8 @@
 
 A thread follows the change feed. When an account, an owner or a session to end is among what changed, it reads what
 the accounts of the sessions of this process are now, in one go, and hands that to the loop, which ends the sessions
-that may not go on and tells the others their new limits. A store that is away ends nobody's session.
+that may not go on and tells the others their new limits. When bans were made or lifted, it reads those. A store that
+is away ends nobody's session, and no ban.
 """
 
 import logging
@@ -15,9 +16,10 @@ from sqlalchemy import select
 
 from wsp import epochs
 from wsp.changes import ChangeFeed, open_feed
-from wsp.database import Database
+from wsp.database import Database, utc_now
 from wsp.ftp.logins import Login, find_logins
 from wsp.ftp.records import SessionRow
+from wsp.ftp.server.bans import Bans
 from wsp.ftp.server.loop import Loop
 
 FEED_SECONDS = 0.25  # how long the thread waits at a time, and so how late it notices that it was asked to look
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class Followed(Protocol):
-    """The sessions of this process. Both are called on the loop."""
+    """The sessions of this process. All are called on the loop."""
 
     def accounts_in_use(self) -> set[str]:
         """The accounts of the sessions and of the running transfers; who logs in from now on has to ask again."""
@@ -38,12 +40,17 @@ class Followed(Protocol):
     def accounts_are(self, current: Mapping[str, Login | None], ending: Collection[str]) -> None:
         """What these accounts are now, and the ids of sessions that somebody wants to end."""
 
+    def turn_out_the_banned(self) -> None:
+        """Other addresses are banned than before."""
+
 
 class Follower:
     """The thread. `look_again()` may be called from any other."""
 
-    def __init__(self, database: Database, loop: Loop, service_id: str, sessions: Followed) -> None:
+    def __init__(self, database: Database, loop: Loop, service_id: str, sessions: Followed, bans: Bans) -> None:
         self._database = database
+        self._bans = bans
+        self._bans_seen: int | None = None
         self._loop = loop
         self._service_id = service_id
         self._sessions = sessions
@@ -55,7 +62,8 @@ class Follower:
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
 
     def start(self) -> None:
-        """Follow what is committed from now on."""
+        """Know who is banned, and follow what is committed from now on. Raises SQLAlchemyError."""
+        self._look_at_bans()
         self._thread.start()
 
     def look_again(self) -> None:
@@ -100,8 +108,7 @@ class Follower:
     def _look(self) -> None:
         asked = self._again.is_set()
         self._again.clear()
-        with self._database.reading() as session:
-            epoch = epochs.current(session)["ftp"]
+        epoch = self._look_at_bans()["ftp"]
         if epoch == self._seen and not asked:
             return
         names = self._on_loop(self._sessions.accounts_in_use)
@@ -112,6 +119,15 @@ class Follower:
             ).all()
         self._loop.call(lambda: self._sessions.accounts_are(current, ending))
         self._seen = epoch
+
+    def _look_at_bans(self) -> dict[str, int]:
+        with self._database.reading() as session:
+            moved = epochs.current(session)
+            if moved["bans"] != self._bans_seen:
+                self._bans.refresh(session, utc_now())
+                self._loop.call(self._sessions.turn_out_the_banned)
+        self._bans_seen = moved["bans"]
+        return moved
 
     def _on_loop(self, function: Callable[[], T]) -> T:
         """What a function gives on the loop. Raises TimeoutError."""

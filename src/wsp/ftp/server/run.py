@@ -20,7 +20,7 @@ from wsp.errors import StartupError
 from wsp.ftp.admission import Policy
 from wsp.ftp.guests import BanRules
 from wsp.ftp.server.authenticator import Authenticator
-from wsp.ftp.server.bans import BanFollower, Bans
+from wsp.ftp.server.bans import Bans
 from wsp.ftp.server.follower import Follower
 from wsp.ftp.server.listener import Listener, listening_socket
 from wsp.ftp.server.loop import Loop
@@ -57,7 +57,6 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
         loop = Loop()
         try:
             bans = Bans(settings.ftp_ban_exempt)
-            follower = BanFollower(database, bans, lambda: loop.call(listener.turn_out_the_banned))
             rules = BanRules(settings.ftp_ban_failures, settings.ftp_ban_seconds)
             scorer = Scorer(database, bans, rules, lambda: loop.call(listener.turn_out_the_banned))
             authenticator = Authenticator(database, settings.files, Policy.of(settings), scorer)
@@ -67,7 +66,7 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
             listener = Listener(
                 sock, loop, settings, context, authenticator, bans, seats, reporter, lambda: accounts.look_again()
             )
-            accounts = Follower(database, loop, service_id, listener)
+            accounts = Follower(database, loop, service_id, listener, bans)
             heartbeat = Heartbeat(
                 database,
                 "ftp",
@@ -86,12 +85,11 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
             loop.catch_signals(stop, on_hangup=accounts.look_again)
             try:
                 heartbeat.start()
-                follower.start()
+                accounts.start()
             except SQLAlchemyError as error:
                 raise StartupError(f"the database cannot be reached: {type(error).__name__}") from error
             scorer.start()
             reporter.start()
-            accounts.start()
             logger.info("FTP is served on %s port %d", settings.ftp_host, settings.ftp_port)
             loop.run()
             # The database may be away: neither the last report nor the heartbeat's last word is waited for for long.
@@ -99,7 +97,6 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
             accounts.stop()
             reporter.stop(LAST_WORD_SECONDS)
             sign_off.join(LAST_WORD_SECONDS)
-            follower.stop()
         finally:
             loop.close()
             database.close()
