@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from wsp.auth.models import User
 from wsp.changes import open_feed
@@ -63,6 +64,37 @@ class TestTransaction:
             stored = session.scalars(select(User)).one().created_at
         assert stored == at
         assert stored.utcoffset() == timedelta(0)
+
+
+class TestLook:
+    def test_sees_each_commit_on_a_connection_that_it_keeps(self, database: Database) -> None:
+        for number in range(3):
+            with database.transaction() as session:
+                session.execute(text("UPDATE epochs SET value = :number WHERE name = 'bans'"), {"number": number})
+            assert database.look(_epoch_of_bans) == number
+        assert database.engine.pool.checkedout() == 1  # type: ignore[attr-defined]
+
+    def test_goes_on_after_a_question_that_failed(self, database: Database) -> None:
+        assert database.look(_epoch_of_bans) == 0
+        with pytest.raises(SQLAlchemyError):
+            database.look(lambda connection: connection.execute(text("SELECT nothing FROM nowhere")))
+        assert database.look(_epoch_of_bans) == 0
+
+    @pytest.mark.parametrize("store", ["postgresql"], indirect=True)
+    def test_connects_again_when_the_store_has_hung_up(self, database: Database, store: str) -> None:
+        assert database.look(_epoch_of_bans) == 0
+        with database.transaction() as session:
+            session.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+        assert database.look(_epoch_of_bans) == 0
+
+
+def _epoch_of_bans(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT value FROM epochs WHERE name = 'bans'")).scalar_one())
 
 
 class TestChangeFeed:

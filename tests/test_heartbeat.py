@@ -13,6 +13,17 @@ from wsp.heartbeat import Heartbeat, ServiceRow, alive
 DEADLINE_SECONDS = 30.0
 
 
+class TestDraining:
+    def test_it_lives_and_is_no_service_any_more(self, database: Database) -> None:
+        ours = Heartbeat(database, "ftp", "ours")
+        ours.start()
+        ours.drain()
+        with database.reading() as session:
+            assert not alive(session, "ftp")
+            assert session.get_one(ServiceRow, "ours").kind == heartbeat.DRAINING
+        ours.stop()
+
+
 class TestReporting:
     def test_a_row_that_was_cleaned_up_comes_back(self, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(heartbeat, "_until_next_beat", lambda: 0.01)

@@ -162,7 +162,7 @@ class TestRestarting:
 class TestStopping:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     def test_ends_every_child_on(self, number: signal.Signals) -> None:
-        supervisor = Supervisor([child(SLEEPER, "one"), child(SLEEPER, "two")])
+        supervisor = Supervisor([child(SLEEPER, "one"), child(SLEEPER, "two")], ends_at_hangup=True)
         seen: set[int] = set()
 
         assert Script(supervisor, lambda: seen.update(supervisor.pids), stop_with=number).run() == 0
@@ -188,6 +188,24 @@ class TestStopping:
         assert Script(supervisor, play).run() == 0
         assert not any(lives(pid) for pid in seen)
 
+    def test_gives_a_child_the_time_that_it_asks_for(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr("wsp.supervisor.STOP_SECONDS", 0.3)
+        ready, ended = tmp_path / "ready", tmp_path / "ended"
+        code = f"""
+            import signal, sys, time
+            def stop(*_):
+                time.sleep(1)
+                open({str(ended)!r}, "w").close()
+                sys.exit()
+            signal.signal(signal.SIGTERM, stop)
+            open({str(ready)!r}, "w").close()
+            while True: signal.pause()
+        """
+        slow = child(code)
+        slow.stop_seconds = DEADLINE_SECONDS
+        assert Script(Supervisor([slow]), lambda: wait_until(ready.exists)).run() == 0
+        assert ended.exists()
+
     def test_puts_the_signal_handlers_back(self) -> None:
         before = signal.getsignal(signal.SIGTERM)
         supervisor = Supervisor([child(f"raise SystemExit({CANNOT_START})")])
@@ -209,6 +227,27 @@ class TestStopping:
         supervisor = Supervisor([child(code)])
         assert Script(supervisor, lambda: wait_until(lambda: answer.exists() and answer.read_text())).run() == 0
         assert answer.read_text() == "/dev/null"
+
+
+class TestHangup:
+    def test_is_passed_on_and_ends_nobody(self, tmp_path: Path) -> None:
+        ready, heard = tmp_path / "ready", tmp_path / "heard"
+        code = f"""
+            import signal
+            signal.signal(signal.SIGHUP, lambda *_: open({str(heard)!r}, "w").close())
+            open({str(ready)!r}, "w").close()
+            while True: signal.pause()
+        """
+        supervisor = Supervisor([child(code)])
+
+        def play() -> None:
+            wait_until(ready.exists)
+            pid = only_pid(supervisor)
+            os.kill(os.getpid(), signal.SIGHUP)
+            wait_until(heard.exists)
+            assert only_pid(supervisor) == pid
+
+        assert Script(supervisor, play).run() == 0
 
 
 class TestEndingWithTheParent:

@@ -3,19 +3,23 @@
 import json
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, DateTime, Engine, MetaData, create_engine, event, make_url, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator
+
+T = TypeVar("T")
 
 SQLITE_BUSY_TIMEOUT_SECONDS = 10
 SQLITE_RETRY_SECONDS = 0.01
@@ -77,6 +81,7 @@ class Database:
         # Each statement reads for itself: closing the session costs no round trip then, and an event loop may do it.
         reading: dict[str, Any] = {_READ_ONLY: True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
         self._read_engine = self.engine.execution_options(**reading)
+        self._kept = threading.local()
 
     @contextmanager
     def transaction(self, *, announce: bool = True) -> Iterator[Session]:
@@ -88,9 +93,14 @@ class Database:
         """
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
-            if announce and not self.is_sqlite and session.in_transaction():
-                session.execute(text(f"NOTIFY {NOTIFY_CHANNEL}"))
+            if announce and session.in_transaction():
+                self.announce(session)
             session.commit()
+
+    def announce(self, session: Session) -> None:
+        """Wake the followers of the change feed at the commit of this transaction. On SQLite every commit does."""
+        if not self.is_sqlite:
+            session.execute(text(f"NOTIFY {NOTIFY_CHANNEL}"))
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -101,8 +111,37 @@ class Database:
         with Session(self._read_engine, expire_on_commit=False) as session:
             yield session
 
+    def look(self, question: Callable[[Connection], T]) -> T:
+        """The answer to a question that only reads, on a connection that this thread keeps.
+
+        For what is asked all the time: what a session costs, and getting a connection from the pool and giving it
+        back, is more than what a short question costs. Raises SQLAlchemyError.
+        """
+        kept: Connection | None = getattr(self._kept, "connection", None)
+        if kept is not None:
+            try:
+                return question(kept)
+            except SQLAlchemyError as error:
+                self._kept.connection = None
+                kept.close()
+                # The store went away since the last question, and may be back.
+                if not isinstance(error, DBAPIError) or not error.connection_invalidated:
+                    raise
+        connection = self._read_engine.connect()
+        try:
+            answer = question(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._kept.connection = connection
+        return answer
+
     def close(self) -> None:
-        """Give every pooled connection back to the operating system."""
+        """Give every pooled connection back to the operating system, and the one that this thread has kept."""
+        kept: Connection | None = getattr(self._kept, "connection", None)
+        if kept is not None:
+            kept.close()
+            self._kept.connection = None
         self.engine.dispose()
 
 

@@ -20,6 +20,7 @@ STALE_SECONDS = 4.5  # a service that has not been heard for so long is dead; th
 FORGET_SECONDS = 3600.0  # rows of processes that died without a word are removed after this
 
 Kind = Literal["api", "ftp", "cron"]
+DRAINING = "draining"  # the kind of a process that takes nobody in any more, and ends when those who are in are done
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Heartbeat:
     ) -> None:
         self.id = service_id
         self._database = database
-        self._kind = kind
+        self._kind: str = kind
         self._is_healthy = is_healthy
         self._on_orphaned = on_orphaned
         self._parent = os.getppid()
@@ -82,6 +83,11 @@ class Heartbeat:
             session.execute(delete(ServiceRow).where(ServiceRow.heartbeat_at < now - timedelta(seconds=FORGET_SECONDS)))
             session.add(self._row(now))
         self._thread.start()
+
+    def drain(self) -> None:
+        """Report a process that lives, but is no service any more: what it still does is to be seen."""
+        self._kind = DRAINING
+        self._beat()
 
     def stop(self) -> None:
         """Stop reporting and remove the row, so that nobody has to wait for it to go stale."""
@@ -104,7 +110,8 @@ class Heartbeat:
 
     def _beat(self) -> None:
         now = utc_now()
-        beat = update(ServiceRow).where(ServiceRow.id == self.id).values(heartbeat_at=now).returning(ServiceRow.id)
+        values = {"heartbeat_at": now, "kind": self._kind}
+        beat = update(ServiceRow).where(ServiceRow.id == self.id).values(values).returning(ServiceRow.id)
         try:
             with self._database.transaction(announce=False) as session:
                 # After a long sleep of this machine, another service may have taken us for dead and removed the row.

@@ -1,8 +1,9 @@
 """Password hashing: argon2id for new passwords; the formats that panels keep are verified, and replaced at login."""
 
+import threading
 from functools import cache
 
-from passlib.context import LazyCryptContext
+from passlib.context import CryptContext
 
 MAX_HASH_CHARS = 255
 FORMATS = (
@@ -25,36 +26,33 @@ BCRYPT_BYTES = 72  # of a longer password, bcrypt looks at so many
 
 _ARGON2_AND_CRYPT = ("argon2", "bcrypt", "sha512_crypt", "sha256_crypt", "md5_crypt", "apr_md5_crypt")
 _PBKDF2 = ("pbkdf2_sha1", "pbkdf2_sha256", "pbkdf2_sha512")
-
-# OWASP's second argon2id choice (19 MiB, 2 passes, 1 lane): a login storm must not take gigabytes.
-_CONTEXT = LazyCryptContext(  # not every process that could check a password ever does
-    schemes=[*_ARGON2_AND_CRYPT, *_PBKDF2],
-    deprecated="auto",
-    argon2__type="ID",
-    argon2__memory_cost=19 * 1024,
-    argon2__time_cost=2,
-    argon2__parallelism=1,
-)
+_making = threading.Lock()
 
 
 def hash_password(password: str) -> str:
     """The argon2id hash of a password. Takes tens of milliseconds: keep it off event loops and out of transactions."""
-    return str(_CONTEXT.hash(password))
+    return str(_context().hash(password))
 
 
 def verify_password(password: str, stored: str | None) -> tuple[bool, str | None]:
     """Whether the password fits the stored hash, and a better hash to store instead, if there is one.
 
     With `stored=None` (no such account) the answer is no, at the cost of a real check, so that the time taken
-    does not tell which accounts exist.
+    does not tell which accounts exist. So it is for what no hash can be of (bytes that are not UTF-8, a NUL), and for
+    a stored hash of no known kind.
     """
-    if stored is None:
-        _CONTEXT.verify(password, _hash_of_nothing())
-        return False, None
-    is_bcrypt = _CONTEXT.identify(stored) == "bcrypt"
-    if not _CONTEXT.verify(password.encode()[:BCRYPT_BYTES] if is_bcrypt else password, stored):
-        return False, None
-    return True, hash_password(password) if _CONTEXT.needs_update(stored) else None
+    context = _context()
+    try:
+        if stored is None:
+            context.verify(password, _hash_of_nothing())
+            return False, None
+        is_bcrypt = context.identify(stored) == "bcrypt"
+        if not context.verify(password.encode()[:BCRYPT_BYTES] if is_bcrypt else password, stored):
+            return False, None
+        return True, hash_password(password) if context.needs_update(stored) else None
+    except (ValueError, TypeError):
+        context.verify("", _hash_of_nothing())
+    return False, None
 
 
 def check_hash(value: str) -> str:
@@ -62,11 +60,11 @@ def check_hash(value: str) -> str:
 
     Raises ValueError with a sentence that goes behind the name of a field.
     """
-    scheme = _CONTEXT.identify(value)
+    scheme = _context().identify(value)
     if scheme is None:
         raise ValueError(f"must be in one of these formats: {FORMATS}")
     try:
-        parsed = _CONTEXT.handler(scheme).from_string(value)
+        parsed = _context().handler(scheme).from_string(value)
     except ValueError:
         parsed = None
     if parsed is None or not parsed.checksum:
@@ -85,6 +83,26 @@ def _check_argon2(memory: int, passes: int, lanes: int) -> None:
             f"takes too long to check: argon2 may have m={MAX_ARGON2_KIB} and p={MAX_ARGON2_LANES} at most, "
             f"and m times t may be {2 * MAX_ARGON2_KIB}"
         )
+
+
+def _context() -> CryptContext:
+    # Not at import, for not every process that could check a password ever does; and by one thread alone: passlib's
+    # own lazy context fails in the second thread that needs it while the first one still makes it.
+    with _making:
+        return _made_context()
+
+
+@cache
+def _made_context() -> CryptContext:
+    return CryptContext(
+        schemes=[*_ARGON2_AND_CRYPT, *_PBKDF2],
+        deprecated="auto",
+        argon2__type="ID",
+        # OWASP's second choice (19 MiB, 2 passes, 1 lane): a login storm must not take gigabytes.
+        argon2__memory_cost=19 * 1024,
+        argon2__time_cost=2,
+        argon2__parallelism=1,
+    )
 
 
 @cache

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import threading
 from typing import NoReturn
 
@@ -15,11 +16,12 @@ from wsp.errors import StartupError
 from wsp.homes import make_files_root
 from wsp.preflight import check_ports, data_dir_held
 from wsp.settings import Settings
-from wsp.supervisor import Child, Supervisor, end_with_parent, wsp_command
+from wsp.supervisor import STOP_SECONDS, Child, Supervisor, end_with_parent, wsp_command
 
 READY_POLL_SECONDS = 0.1
 ANSWER_SECONDS = 2.0
 SLOW_START_SECONDS = 30.0
+FTP_END_SECONDS = 4.0  # what an FTP process needs after its last transfer has ended, or was cut
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,9 @@ def serve(settings: Settings) -> int:
         check_ports(settings, after_crash=after_crash)
         new_key = _prepare_apart(settings)
         make_files_root(settings.files)
-        supervisor = Supervisor([Child("api", wsp_command("api")), *ftp_children(settings), _cron()])
+        supervisor = Supervisor(
+            [Child("api", wsp_command("api")), *ftp_children(settings), _cron()], ends_at_hangup=_on_terminal()
+        )
         announcer = _Announcer(supervisor, settings, new_key)
         code = supervisor.run(on_started=announcer.start)
         announcer.stop()
@@ -39,12 +43,19 @@ def serve(settings: Settings) -> int:
 
 def serve_ftp(settings: Settings) -> int:
     """Run the FTP processes alone, when there is more than one of them. Returns the exit code."""
-    return Supervisor(ftp_children(settings)).run()
+    return Supervisor(ftp_children(settings), ends_at_hangup=_on_terminal()).run()
 
 
 def ftp_children(settings: Settings) -> list[Child]:
     """As many FTP processes as are set; they share the port."""
-    return [Child(f"ftp-{number + 1}", wsp_command("ftp")) for number in range(settings.ftp_workers)]
+    patience = max(STOP_SECONDS, settings.ftp_drain_seconds + FTP_END_SECONDS)
+    return [
+        Child(f"ftp-{number + 1}", wsp_command("ftp"), stop_seconds=patience) for number in range(settings.ftp_workers)
+    ]
+
+
+def _on_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _cron() -> Child:

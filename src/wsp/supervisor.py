@@ -17,7 +17,7 @@ from types import FrameType
 
 CANNOT_START = 78  # a child's exit code for "this will not work however often you try" (EX_CONFIG, sysexits.h)
 
-STOP_SECONDS = 9.0  # between SIGTERM and SIGKILL; the whole server has 10
+STOP_SECONDS = 9.0  # between SIGTERM and SIGKILL; what takes longer by its nature says so
 STEADY_SECONDS = 10.0  # a child that lived this long is well: its next death counts as the first
 BACK_OFF_SECONDS = (0.0, 0.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)  # before each restart of one that keeps dying
 
@@ -49,11 +49,14 @@ class Child:
 
     name: str
     command: Sequence[str]
+    stop_seconds: float | None = None
+    """Between SIGTERM and SIGKILL; STOP_SECONDS when not given."""
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     starts: int = 0
     deaths_in_a_row: int = 0
     restart_at: float = field(default=float("inf"))
+    killed: bool = False
 
     def start(self) -> None:
         """Start the process. Its standard input is empty, its outputs are ours.
@@ -86,10 +89,16 @@ class Child:
 
 
 class Supervisor:
-    """Runs children until SIGTERM, SIGINT or SIGHUP. Belongs to the main thread, which handles the signals."""
+    """Runs children until SIGTERM or SIGINT. Belongs to the main thread, which handles the signals.
 
-    def __init__(self, children: Sequence[Child]) -> None:
+    SIGHUP is passed on to the children, which read again what they can. `ends_at_hangup`: it ends them instead, as the
+    end of the terminal that the server was started from.
+    """
+
+    def __init__(self, children: Sequence[Child], *, ends_at_hangup: bool = False) -> None:
         self.children = list(children)
+        self._ends_at_hangup = ends_at_hangup
+        self._hung_up = False
         self.ready = threading.Event()  # set from outside when everything answers; until then it is starting up
         self._stop_wanted = False
         self._wake_r, self._wake_w = socket.socketpair()
@@ -119,6 +128,10 @@ class Supervisor:
     def _keep(self) -> int:
         while not self._stop_wanted:
             now = time.monotonic()
+            if self._hung_up:
+                self._hung_up = False
+                for child in self.children:
+                    _send(child, signal.SIGHUP)
             for child in self.children:
                 if (code := child.reap()) is not None:
                     if code == CANNOT_START and (child.starts == 1 or not self.ready.is_set()):
@@ -135,16 +148,16 @@ class Supervisor:
         running = [child for child in self.children if child.process is not None]
         for child in running:
             _send(child, signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS
-        while (running := [c for c in running if c.reap() is None]) and (left := deadline - time.monotonic()) > 0:
-            self._wait(left)
-        for child in running:
-            logger.error("%s did not stop within %g s, killing it", child.name, STOP_SECONDS)
-            _send(child, signal.SIGKILL)
-        for child in running:
-            if child.process is not None:
-                child.process.wait()
-                child.process = None
+        began = time.monotonic()
+        while running := [child for child in running if child.reap() is None]:
+            now = time.monotonic()
+            for child in running:
+                if now >= began + _stop_seconds(child) and not child.killed:
+                    logger.error("%s did not stop within %g s, killing it", child.name, _stop_seconds(child))
+                    _send(child, signal.SIGKILL)
+                    child.killed = True
+            deadlines = [began + _stop_seconds(child) for child in running if not child.killed]
+            self._wait(max(0.0, min(deadlines) - now) if deadlines else None)
 
     def _wait(self, timeout: float | None) -> None:
         """Sleep until a signal (SIGCHLD included) or the timeout, in seconds."""
@@ -158,10 +171,13 @@ class Supervisor:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         stopping = [signal.SIGTERM, signal.SIGINT]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup asks to outlive the terminal
+        minds_hangup = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN  # nohup asks to outlive the terminal
+        if minds_hangup and self._ends_at_hangup:
             stopping.append(signal.SIGHUP)
         former_fd = signal.set_wakeup_fd(self._wake_w.fileno(), warn_on_full_buffer=False)
         former = {number: signal.signal(number, self._on_stop) for number in stopping}
+        if minds_hangup and not self._ends_at_hangup:
+            former[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._on_hangup)
         former[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, _on_child)
         try:
             yield
@@ -177,6 +193,9 @@ class Supervisor:
             logger.info("got %s, stopping", signal.Signals(number).name)
         self._stop_wanted = True
 
+    def _on_hangup(self, _number: int, _frame: FrameType | None) -> None:
+        self._hung_up = True
+
 
 def _on_child(_number: int, _frame: FrameType | None) -> None:
     """Wake the loop up, nothing else: it looks at every child itself."""
@@ -188,6 +207,10 @@ def _start(child: Child) -> None:
     except OSError as error:  # no memory or no process left for now: the other services must not fall for that
         delay = child.note_death()
         logger.error("%s could not be started (%s); trying again in %g s", child.name, error.strerror, delay)
+
+
+def _stop_seconds(child: Child) -> float:
+    return STOP_SECONDS if child.stop_seconds is None else child.stop_seconds
 
 
 def _send(child: Child, number: signal.Signals) -> None:

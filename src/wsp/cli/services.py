@@ -2,6 +2,8 @@
 
 import importlib
 import logging
+import signal
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -94,6 +96,9 @@ def _run(service: str, supervisor: int | None) -> int:
         end_with_parent(supervisor)
     settings = read_settings(quiet=supervisor is not None)
     configure_logging(settings, process=service)
+    if supervisor is not None:
+        # It is passed on to every service. Not ignored: commands that are run would inherit that.
+        signal.signal(signal.SIGHUP, _nothing_to_reload)
     if supervisor is None:
         _check_schema(settings)  # a supervisor has done so
     try:
@@ -105,6 +110,10 @@ def _run(service: str, supervisor: int | None) -> int:
         logger.critical("%s failed", service, exc_info=True)
         return 1
     return 0
+
+
+def _nothing_to_reload(_number: int, _frame: FrameType | None) -> None:
+    """What can be read again is read by handlers of the service's own."""
 
 
 def _check_schema(settings: Settings) -> None:

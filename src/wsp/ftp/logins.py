@@ -1,16 +1,22 @@
 """What the FTP server reads from the store to let somebody in, and the one thing it writes back."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import exists, or_, select, update
+from sqlalchemy import Connection, bindparam, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from wsp.ftp.models import AnonymousAccess, FtpAccount
 from wsp.homes import home_dir
 from wsp.owners import ACTIVE, OWNERS
+
+NAMES_IN_QUERY = 500
+
+ANONYMOUS = "anonymous"
+"""The name of whoever visits several domains at once; `anonymous@<domain>` is in that domain alone."""
 
 INCOMING = "incoming"
 """The folder of a domain that strangers leave files in."""
@@ -21,6 +27,8 @@ _STRANGERS_RULES: tuple[dict[str, Any], ...] = (
     {"folder": "/", "allow": ["list", "read"]},
     {"folder": f"/{INCOMING}", "allow": ["write"]},
 )
+
+_ANONYMOUS_AT = f"{ANONYMOUS}@"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,35 +56,75 @@ class Login:
     permissions: tuple[dict[str, Any], ...] = ()
     allow_mkdir: bool = False
     welcome_message: str = ""
+    owner_active: bool = True
     domains: tuple[tuple[str, str], ...] = ()
 
 
-def find_login(session: Session, username: str) -> Login | None:
+_ACCOUNTS = FtpAccount.__table__
+
+# Plain columns of the table and one statement for all names: this is asked at every login, and making objects, or the
+# statement anew, costs more than the query.
+_LOGINS = select(_ACCOUNTS, OWNERS.c.status).select_from(_ACCOUNTS).join(OWNERS, OWNERS.c.username == _ACCOUNTS.c.owner)
+_LOGIN = _LOGINS.where(_ACCOUNTS.c.username == bindparam("username"))
+
+_ANONYMOUS = (
+    select(AnonymousAccess)
+    .join(OWNERS, OWNERS.c.username == AnonymousAccess.owner)
+    .where(AnonymousAccess.enabled, OWNERS.c.status == ACTIVE)
+    .order_by(AnonymousAccess.domain)
+)
+
+
+def find_login(session: Session | Connection, username: str) -> Login | None:
     """The account of that full user name, or None. `enabled` is false as well when its owner is not active."""
-    row = session.execute(
-        select(FtpAccount, OWNERS.c.status)
-        .join(OWNERS, OWNERS.c.username == FtpAccount.owner)
-        .where(FtpAccount.username == username)
-    ).one_or_none()
-    if row is None:
-        return None
-    account, status = row
+    row = session.execute(_LOGIN, {"username": username}).one_or_none()
+    return None if row is None else _account(row)
+
+
+def find_logins(session: Session, usernames: Iterable[str]) -> dict[str, Login | None]:
+    """What the store says now of accounts, and of anonymous access under its names.
+
+    None: there is no such account (any more), or the domain's anonymous access is off.
+    """
+    found: dict[str, Login | None] = dict.fromkeys(usernames)
+    domains = {name.removeprefix(_ANONYMOUS_AT) for name in found if name.startswith(_ANONYMOUS_AT)}
+    for names in _chunks(name for name in found if not name.startswith(_ANONYMOUS_AT)):
+        for row in session.execute(_LOGINS.where(_ACCOUNTS.c.username.in_(names))):
+            found[row.username] = _account(row)
+    if ANONYMOUS in found:
+        found[ANONYMOUS] = _visitor(session.scalars(_ANONYMOUS).all())
+    for names in _chunks(domains):
+        for access in session.scalars(_ANONYMOUS.where(AnonymousAccess.domain.in_(names))):
+            login = _anonymous(access)
+            found[login.username] = login
+    return found
+
+
+def _chunks(names: Iterable[str]) -> Iterator[list[str]]:
+    waiting = iter(names)
+    while chunk := list(islice(waiting, NAMES_IN_QUERY)):
+        yield chunk
+
+
+def _account(row: Any) -> Login:
+    active = row.status == ACTIVE
     return Login(
-        username=account.username,
-        owner=account.owner,
-        home_dir=account.home_dir,
-        password_hash=account.password_hash,
-        read_only=account.read_only,
-        enabled=account.enabled and status == ACTIVE,
-        allowed_ips=tuple(account.allowed_ips),
-        credential_version=account.credential_version,
-        quota_mb=account.quota_mb,
-        require_tls=account.require_tls,
-        expires_at=account.expires_at,
-        max_sessions=account.max_sessions,
-        upload_kbps=account.upload_kbps,
-        download_kbps=account.download_kbps,
-        permissions=tuple(account.permissions or ()),
+        username=row.username,
+        owner=row.owner,
+        home_dir=row.home_dir,
+        password_hash=row.password_hash,
+        read_only=row.read_only,
+        enabled=row.enabled and active,
+        allowed_ips=tuple(row.allowed_ips),
+        credential_version=row.credential_version,
+        quota_mb=row.quota_mb,
+        require_tls=row.require_tls,
+        expires_at=row.expires_at,
+        max_sessions=row.max_sessions,
+        upload_kbps=row.upload_kbps,
+        download_kbps=row.download_kbps,
+        permissions=tuple(row.permissions or ()),
+        owner_active=active,
     )
 
 
@@ -85,21 +133,13 @@ def find_anonymous(session: Session, domain: str = "") -> Login | None:
 
     Without a domain: to the one that has it on, or when there are several to a folder of them all.
     """
-    query = (
-        select(AnonymousAccess)
-        .join(OWNERS, OWNERS.c.username == AnonymousAccess.owner)
-        .where(AnonymousAccess.enabled, OWNERS.c.status == ACTIVE)
-        .order_by(AnonymousAccess.domain)
-    )
-    found = session.scalars(query.where(AnonymousAccess.domain == domain) if domain else query).all()
-    if len(found) > 1:
-        return _login_to_several(found)
-    return _login_to_one(found[0]) if found else None
+    found = session.scalars(_ANONYMOUS.where(AnonymousAccess.domain == domain) if domain else _ANONYMOUS).all()
+    return _anonymous(found[0]) if len(found) == 1 else _visitor(found)
 
 
-def _login_to_one(access: AnonymousAccess) -> Login:
+def _anonymous(access: AnonymousAccess) -> Login:
     return Login(
-        username=f"anonymous@{access.domain}",
+        username=f"{_ANONYMOUS_AT}{access.domain}",
         owner=access.owner,
         home_dir=home_dir(access.owner, access.domain),
         password_hash="",
@@ -117,9 +157,11 @@ def _login_to_one(access: AnonymousAccess) -> Login:
     )
 
 
-def _login_to_several(found: Sequence[AnonymousAccess]) -> Login:
+def _visitor(found: Sequence[AnonymousAccess]) -> Login | None:
+    if not found:
+        return None
     return Login(
-        username="anonymous",
+        username=ANONYMOUS,
         owner="",
         home_dir="/",
         password_hash="",

@@ -1,5 +1,6 @@
 """What the API takes and says of FTP accounts."""
 
+import operator
 from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo
 
@@ -38,7 +39,7 @@ from wsp.passwords import hash_password
 from wsp.rest.bodies import ChangeBody, RequestBody, left_out
 from wsp.rest.fields import Domain, Owner, Timestamp, rfc3339
 
-WhenSet = Field(exclude_if=lambda value: not value)
+WhenSet = Field(exclude_if=operator.not_)
 """Of an answer: left out as long as it holds its default."""
 
 
@@ -140,11 +141,15 @@ class AccountOut(BaseModel):
     @classmethod
     def of(cls, account: FtpAccount | Row[Any], zone: ZoneInfo) -> Self:
         """An account as answers show it."""
-        shown = {name: getattr(account, name) for name in AccountOut.model_fields}
+        shown = dict(zip(_SHOWN, _values_of(account), strict=True))
         for name in ("created_at", "updated_at", "expires_at"):
             if shown[name] is not None:
                 shown[name] = rfc3339(shown[name], zone)
         return cls(**shown)
+
+
+_SHOWN = tuple(AccountOut.model_fields)
+_values_of = operator.attrgetter(*_SHOWN)
 
 
 class RestrictedAccountOut(AccountOut):

@@ -2,14 +2,16 @@
 
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, Select, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from wsp import epochs
 from wsp.database import utc_now
 from wsp.errors import Conflict, NotFound
 from wsp.ftp.announcements import announce_account, announce_changes
 from wsp.ftp.models import FtpAccount
+from wsp.ftp.records import LastSession
 from wsp.homes import home_dir
 from wsp.owners import require_owner
 from wsp.paging import Page, fetch_rows, matching
@@ -69,7 +71,10 @@ def get_account(session: Session, visible_to: str | None, username: str, *, chan
 
 
 def change_account(session: Session, visible_to: str | None, username: str, changes: dict[str, Any]) -> FtpAccount:
-    """Set the named columns, if there are any. Changing the domain or the folder in it moves the account's home."""
+    """Set the named columns, if there are any. Changing the domain or the folder in it moves the account's home.
+
+    A new password ends the sessions that were let in with the old one; whatever else changes, they learn of it too.
+    """
     account = get_account(session, visible_to, username, change=True)
     if not changes:
         return account
@@ -82,6 +87,7 @@ def change_account(session: Session, visible_to: str | None, username: str, chan
     account.updated_at = utc_now()
     session.flush()
     announce_changes(session, account, changed)
+    epochs.move(session, "ftp")
     return account
 
 
@@ -92,11 +98,13 @@ def toggle_account(session: Session, visible_to: str | None, username: str) -> F
 
 
 def delete_account(session: Session, visible_to: str | None, username: str) -> None:
-    """Remove the account. Its files stay."""
+    """Remove the account, and what is remembered of its last session. Its files stay."""
     account = get_account(session, visible_to, username, change=True)
     session.delete(account)
+    session.execute(delete(LastSession).where(LastSession.username == username))
     session.flush()
     announce_account(session, account, "account.deleted")
+    epochs.move(session, "ftp")
 
 
 def _visible(visible_to: str | None) -> Select[FtpAccount]:

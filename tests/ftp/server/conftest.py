@@ -232,12 +232,12 @@ def connect() -> Iterator[Callable[..., ftplib.FTP]]:
 
 
 @pytest.fixture
-def raw() -> Iterator[Callable[[FtpServer], "Raw"]]:
-    """A control connection that says exactly what it is told to."""
+def raw() -> Iterator[Callable[..., "Raw"]]:
+    """A control connection that says exactly what it is told to, from an address of the loopback."""
     with ExitStack() as stack:
 
-        def opened(server: FtpServer) -> Raw:
-            return stack.enter_context(Raw(server.port))
+        def opened(server: FtpServer, source: str = "127.0.0.1") -> Raw:
+            return stack.enter_context(Raw(server.port, source))
 
         yield opened
 
@@ -245,8 +245,8 @@ def raw() -> Iterator[Callable[[FtpServer], "Raw"]]:
 class Raw:
     """A bare control connection."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS)
+    def __init__(self, port: int, source: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), WAIT_SECONDS, source_address=(source, 0))
         self.file = self.socket.makefile("rb")
         self.greeting = self.reply()
 

@@ -160,6 +160,16 @@ class TestIncoming:
         assert sorted(path.name for path in (folder / "incoming").iterdir()) == ["d", "f"]
         assert (folder / "incoming" / "f").read_bytes() == b"somebody else's"
 
+    def test_listing_a_name_in_it_tells_nothing_of_that_name(self, visit: Any, domain: tuple[str, Path]) -> None:
+        client = visit()
+        (domain[1] / "incoming" / "f").touch()
+        answers = []
+        for name in ("f", "is-not-there"):
+            with pytest.raises(ftplib.error_perm) as refused:
+                client.retrlines(f"MLSD incoming/{name}")
+            answers.append(str(refused.value))
+        assert answers[0] == answers[1]
+
     def test_files_are_left_in_it_by_stor_and_stou(self, visit: Any, domain: tuple[str, Path]) -> None:
         client = visit()
         client.cwd("incoming")

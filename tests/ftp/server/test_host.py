@@ -12,15 +12,19 @@ UNKNOWN = "504 There is no such host here.\r\n"
 ACCEPTED = "220 Host accepted.\r\n"
 
 
-@pytest.fixture
-def running(new_server: Any) -> Any:
-    server = new_server()
+@pytest.fixture(scope="module")
+def running(server: Any) -> Any:
+    add_domains(server)
+    return server
+
+
+def add_domains(server: Any) -> None:
+    """Two domains with a file each, and one that lets nobody in."""
     for name in ("one.example", "two.example"):
         folder = server.anonymous(name)
         folder.mkdir(parents=True)
         (folder / name).touch()
     server.anonymous("off.example", enabled=False)
-    return server.start()
 
 
 def names(client: ftplib.FTP) -> list[str]:
@@ -108,8 +112,16 @@ class TestHost:
         client.send(b"HOST two.example\r\nUSER anonymous\r\nPASS me@\r\nMLST two.example\r\n")
         assert [client.reply()[:3] for _ in range(4)] == ["220", "331", "230", "250"]
 
+    def test_is_looked_up_in_each_store(self, new_server: Any, connect: Any) -> None:
+        server = new_server().start()
+        add_domains(server)
+        client = connect(server)
+        client.sendcmd("HOST ftp.two.example")
+        assert names(client) == ["two.example"]
+
     @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
-    def test_a_database_that_is_gone_gets_421(self, running: Any, raw: Any, store: str) -> None:
+    def test_a_database_that_is_gone_gets_421(self, new_server: Any, raw: Any, store: str) -> None:
+        running = new_server().start()
         with running.database.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE ftp_anonymous RENAME TO gone")
         client = raw(running)

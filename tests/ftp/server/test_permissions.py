@@ -3,12 +3,14 @@
 import ftplib
 import io
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from wsp.ftp import folders
 from wsp.ftp.logins import Login
 from wsp.ftp.server.jail import Jail
 from wsp.ftp.server.permissions import NotAllowed, Permissions, Right
@@ -29,6 +31,9 @@ def login(*rules: dict[str, Any], **fields: Any) -> Login:
 
 
 class TestRules:
+    def test_the_api_takes_the_rights_that_the_server_knows(self) -> None:
+        assert get_args(folders.Right) == tuple(Right)
+
     def test_the_nearest_folder_counts_by_whole_names(self) -> None:
         permissions = Permissions(login(rule("/", "list"), rule("/pub", "read"), rule("/pub/in/deep", "write")))
         for folder, right in (
@@ -250,7 +255,9 @@ class TestCommands:
             client.voidresp()
         assert (account.home / "f").read_bytes() == b"quick"
 
-    def test_without_overwrite_a_broken_upload_can_be_resumed(self, server: Any, connect: Any, until: Any) -> None:
+    def test_without_overwrite_a_broken_upload_goes_on_and_replaces_nothing(
+        self, server: Any, connect: Any, until: Any
+    ) -> None:
         account = server.account(permissions=[rule("/", "list", "read", "write")])
         client = connect(server, account)
         client.voidcmd("TYPE I")
@@ -263,8 +270,13 @@ class TestCommands:
         client = connect(server, account)
         client.voidcmd("TYPE I")
         assert client.size("f") == 5
-        client.storbinary("STOR f", io.BytesIO(b"whole"), rest=5)
-        assert (account.home / "f").read_bytes() == b"half whole"
+        data = client.transfercmd("STOR f", rest=5)
+        data.sendall(b"whole")
+        (account.home / "f").write_bytes(b"of the owner")
+        data.close()
+        with pytest.raises(ftplib.error_perm, match="553"):
+            client.voidresp()
+        assert (account.home / "f").read_bytes() == b"of the owner"
 
     def test_the_facts_of_a_listing_say_what_is_allowed(self, server: Any, connect: Any) -> None:
         account = server.account(permissions=[rule("/", *ALL), rule("/box", "list", "read")])
@@ -284,3 +296,20 @@ class TestCommands:
         (account.home / "link").symlink_to("box/secret")
         assert dict(client.mlsd("/"))["link"]["size"] != "12345"
         assert "12345" not in client.sendcmd("MLST link")
+
+    def test_a_link_exchanged_before_the_listing_begins_is_refused(self, server: Any, raw: Any) -> None:
+        account = server.account(permissions=[rule("/shut")])
+        for name in ("open", "shut"):
+            (account.home / name).mkdir(parents=True)
+        (account.home / "shut" / "secret").touch()
+        (account.home / "link").symlink_to("open")
+        client = raw(server).login(account)
+        port = int(client.ask("EPSV").split("|")[3])
+        assert client.ask("LIST /link").startswith("150")
+        (account.home / "link").unlink()
+        (account.home / "link").symlink_to("shut")
+        with socket.create_connection(("127.0.0.1", port)) as data:
+            assert client.reply().startswith("451")
+            assert data.recv(1000) == b""
+        assert client.ask("NOOP").startswith("200")
+        assert "Traceback" not in server.log

@@ -10,8 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
+from wsp.database import utc_now
+from wsp.ftp.records import Transfer
+from wsp.ftp.service import toggle_account
+from wsp.ftp.sessions import list_sessions
 from wsp.heartbeat import alive
+from wsp.paging import Page
 
 pytestmark = pytest.mark.e2e
 
@@ -97,7 +103,7 @@ class TestStop:
     def test_a_transfer_that_does_not_end_is_cut_at_the_deadline(
         self, new_server: Callable[..., Any], connect: Any, store: str
     ) -> None:
-        server = new_server().start()
+        server = new_server(WSP_FTP_DRAIN_SECONDS="1").start()
         account = server.account()
         client = connect(server, account)
         (account.home / "f").write_bytes(b"old")
@@ -107,9 +113,56 @@ class TestStop:
         began = time.monotonic()
         server.processes[0].send_signal(signal.SIGTERM)
         assert server.processes[0].wait(STOP_SECONDS * 2) == 0
-        assert time.monotonic() - began < STOP_SECONDS
+        assert 1.0 <= time.monotonic() - began < STOP_SECONDS
+        with pytest.raises(ftplib.error_temp, match="421 The server is shutting down, and could not wait"):
+            client.voidresp()
         data.close()
         assert (account.home / "f").read_bytes() == b"old"
+        with server.database.reading() as session:
+            transfer = session.scalars(select(Transfer)).one()
+        assert transfer.reason == "The server is shutting down, and could not wait for the transfer any longer."
+
+    def test_a_session_that_is_waited_for_is_shown_and_can_still_be_ended(
+        self, new_server: Callable[..., Any], connect: Any, until: Any, database: Any
+    ) -> None:
+        server = new_server(WSP_FTP_DRAIN_SECONDS="60").start()
+        account = server.account()
+        client = connect(server, account)
+        client.voidcmd("TYPE I")
+        data = client.transfercmd("STOR f")
+        data.sendall(b"new")
+        server.processes[0].send_signal(signal.SIGTERM)
+
+        def shown() -> list[Any]:
+            with database.reading() as session:
+                return list_sessions(session, None, Page(), now=utc_now())[0]
+
+        def stopping() -> bool:
+            with database.reading() as session:
+                return not alive(session, "ftp")
+
+        until(stopping)
+        until(lambda: [row for row in shown() if row.transferred == 3])
+        with database.transaction() as session:
+            toggle_account(session, None, account.username)
+        with pytest.raises(ftplib.error_temp, match=r"421 The account is disabled\."):
+            client.voidresp()
+        data.close()
+        assert server.processes[0].wait(STOP_SECONDS) == 0
+
+    def test_a_hangup_drops_nobody(self, new_server: Callable[..., Any], connect: Any, until: Any) -> None:
+        server = new_server().start()
+        account = server.account()
+        client = connect(server, account)
+        client.voidcmd("TYPE I")
+        data = client.transfercmd("STOR f")
+        data.sendall(b"first ")
+        server.processes[0].send_signal(signal.SIGHUP)
+        assert client.sendcmd("NOOP").startswith("200")
+        data.sendall(b"second")
+        data.close()
+        assert client.voidresp().startswith("226")
+        assert (account.home / "f").read_bytes() == b"first second"
 
     @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
     def test_a_locked_database_does_not_hold_up_the_end(

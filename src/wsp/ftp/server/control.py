@@ -5,6 +5,7 @@ import socket
 import sys
 from collections import deque
 from typing import Any
+from uuid import uuid4
 
 from OpenSSL import SSL
 from pyftpdlib.exceptions import FilesystemError, _RetryError
@@ -30,6 +31,7 @@ class ControlChannel(TLS_FTPHandler):
     remote_ip: str
 
     def __init__(self, conn: socket.socket, server: Any, ioloop: Any = None) -> None:
+        self.id = uuid4().hex
         self._raw = conn
         self._lines: deque[bytes] = deque()
         self._tail = b""
@@ -69,6 +71,8 @@ class ControlChannel(TLS_FTPHandler):
 
     def _run_lines(self) -> None:
         while self._lines and not (self._paused or self.is_ending or self._quit_pending):
+            if not self._may_run():
+                return
             self._in_command = True
             try:
                 self._run_line(self._lines.popleft())
@@ -76,6 +80,10 @@ class ControlChannel(TLS_FTPHandler):
                 self._in_command = False
             if self._lost:
                 self.close()
+
+    def _may_run(self) -> bool:
+        """Whether the next command's time has come; when not, somebody resumes when it has."""
+        return True
 
     @property
     def is_ending(self) -> bool:

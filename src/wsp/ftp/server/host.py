@@ -25,6 +25,9 @@ class Hosts(NamedTuple):
     """Of TLS (SNI), whatever it is."""
 
 
+NO_HOSTS = Hosts()
+
+
 class HostCommand(ControlChannel):
     """A control channel that can be told a host name."""
 

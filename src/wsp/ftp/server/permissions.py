@@ -9,6 +9,7 @@ from enum import StrEnum
 from wsp.ftp.logins import Login
 
 READ_LETTERS = "elr"  # pyftpdlib's: enter, list, retrieve
+LISTINGS = ("LIST", "MLSD", "NLST")
 WRITE_LETTERS = "adfmwMT"  # append, delete, rename, make folders, store, change modes, change times
 
 
@@ -70,6 +71,15 @@ class Permissions:
         """Whether no rule of this folder itself, or of one below it, forbids the right."""
         top = _steps(path)
         return all(right in allowed for steps, allowed in self._rules.items() if steps[: len(top)] == top)
+
+    def allow_transfer(self, command: str, path: str) -> bool:
+        """Whether a transfer that was allowed when it began, under other permissions maybe, may go on."""
+        if command in LISTINGS:
+            return self.allow(Right.LIST, path)
+        folder = path.rpartition("/")[0]
+        if command == "RETR":
+            return self.allow(Right.READ, folder)
+        return self.allow(Right.WRITE, folder) or self.allow(Right.OVERWRITE, folder)
 
     def letters_in(self, folder: str) -> str:
         """The rights in a folder in pyftpdlib's letters."""

@@ -17,22 +17,32 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wsp.database import Database
 from wsp.errors import StartupError
+from wsp.ftp.admission import Policy
+from wsp.ftp.guests import BanRules
 from wsp.ftp.server.authenticator import Authenticator
+from wsp.ftp.server.bans import Bans
+from wsp.ftp.server.follower import Follower
 from wsp.ftp.server.listener import Listener, listening_socket
 from wsp.ftp.server.loop import Loop
+from wsp.ftp.server.reporter import Reporter
+from wsp.ftp.server.scorer import Scorer
+from wsp.ftp.server.seats import Seats
+from wsp.ftp.server.shared import WorkerNumber
 from wsp.ftp.server.tls import make_context
+from wsp.ftp.server.xferlog import Xferlog
 from wsp.heartbeat import Heartbeat
 from wsp.homes import make_files_root
 from wsp.settings import Settings
 
 LOCK_MODE = 0o600
-SIGN_OFF_SECONDS = 2.0  # how long the end waits for the heartbeat's last word
+STATE_FOLDER = "ftp-state"  # in the data folder: what the FTP processes of this machine share
+LAST_WORD_SECONDS = 1.5  # how long the end waits for each
 
 logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings, *, supervised: bool = False) -> None:
-    """Serve FTP until SIGTERM or SIGINT, then end within 8 s. Main thread only.
+    """Serve FTP until SIGTERM or SIGINT, then end within WSP_FTP_DRAIN_SECONDS and 3 s. Main thread only.
 
     `supervised`: end as well when the process that started this one is gone. Raises StartupError.
     """
@@ -42,36 +52,69 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
     context = make_context(settings)
     make_files_root(settings.files)
     with _claimed_port(settings) as sock:
+        worker, seats = _seats(settings)
         database = Database(settings.database)
         loop = Loop()
         try:
-            listener = Listener(sock, loop, settings, context, Authenticator(database, settings.files))
+            bans = Bans(settings.ftp_ban_exempt)
+            rules = BanRules(settings.ftp_ban_failures, settings.ftp_ban_seconds)
+            scorer = Scorer(database, bans, rules, lambda: loop.call(listener.turn_out_the_banned))
+            authenticator = Authenticator(database, settings.files, Policy.of(settings), scorer)
+            service_id = uuid4().hex
+            xferlog = Xferlog(settings.ftp_xferlog, settings.zone) if settings.ftp_xferlog is not None else None
+            reporter = Reporter(database, loop, service_id, keep_days=settings.ftp_keep_transfers_days, xferlog=xferlog)
+            listener = Listener(
+                sock, loop, settings, context, authenticator, bans, seats, reporter, lambda: accounts.look_again()
+            )
+            accounts = Follower(database, loop, service_id, listener, bans)
             heartbeat = Heartbeat(
                 database,
                 "ftp",
-                uuid4().hex,
+                service_id,
                 is_healthy=loop.is_turning,
                 on_orphaned=(lambda: loop.call(stop)) if supervised else None,
             )
+            drain = threading.Thread(target=heartbeat.drain, name="drain", daemon=True)
             sign_off = threading.Thread(target=heartbeat.stop, name="sign-off", daemon=True)
 
             def stop() -> None:
-                if sign_off.ident is None:  # not started yet
-                    sign_off.start()
+                if drain.ident is None:  # not started yet
+                    drain.start()
                 listener.stop()
 
-            loop.catch_signals(stop)
+            loop.catch_signals(stop, on_hangup=accounts.look_again)
             try:
                 heartbeat.start()
+                accounts.start()
             except SQLAlchemyError as error:
                 raise StartupError(f"the database cannot be reached: {type(error).__name__}") from error
+            scorer.start()
+            reporter.start()
             logger.info("FTP is served on %s port %d", settings.ftp_host, settings.ftp_port)
             loop.run()
-            sign_off.join(SIGN_OFF_SECONDS)
+            # The database may be away: neither the last report nor the heartbeat's last word is waited for for long.
+            sign_off.start()
+            accounts.stop()
+            reporter.stop(LAST_WORD_SECONDS)
+            sign_off.join(LAST_WORD_SECONDS)
         finally:
             loop.close()
             database.close()
+            seats.close()
+            worker.release()
     logger.info("FTP has ended")
+
+
+def _seats(settings: Settings) -> tuple[WorkerNumber, Seats]:
+    folder = settings.data_dir / STATE_FOLDER
+    try:
+        worker = WorkerNumber(folder)
+        return worker, Seats(folder, worker, settings.ftp_max_sessions)
+    except OSError as error:
+        raise StartupError(
+            f"cannot keep count of FTP sessions in {folder} ({error.strerror or error}); "
+            "a writable WSP_DATA_DIR is needed"
+        ) from None
 
 
 @contextmanager

@@ -69,8 +69,16 @@ class UploadCommands(LoginChannel):
         if self.is_ending:
             upload.discard()
             return
+        if not self._may_transfer(command, upload.name):  # any more
+            upload.discard()
+            self.respond("550 Not enough privileges.")
+            self._resume()
+            return
         self._after_copy(error, upload, command, sentence)
         self._resume()
+
+    def _may_transfer(self, command: str, path: str) -> bool:
+        return self.authorizer.allow_transfer(command, path)
 
     def _after_copy(self, error: OSError | None, upload: Upload, command: str, sentence: str) -> None:
         if error is not None:
