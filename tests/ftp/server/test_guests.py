@@ -16,7 +16,7 @@ from wsp.ftp import guests
 from wsp.ftp.admission import Policy
 from wsp.ftp.guests import BanRules
 from wsp.ftp.models import FtpAccount, Guest
-from wsp.ftp.server.authenticator import Attempt, Authenticator, Unverified
+from wsp.ftp.server.authenticator import Attempt, Authenticator, Granted, Refused, Unverified
 from wsp.ftp.server.bans import Bans
 from wsp.ftp.server.scorer import Scorer
 from wsp.paging import Page
@@ -265,20 +265,51 @@ class TestCommandsBeforeLogin:
         assert all(client.reply().startswith("200") for _ in range(500))
 
 
+@pytest.fixture
+def authenticator(database: Database, tmp_path: Path) -> Authenticator:
+    """The checks of logins without a server; there is an account `ann_web` with the password `right`."""
+    now = utc_now()
+    with database.transaction() as session:
+        session.add(User(username="ann", role="user", status="active", created_at=now, updated_at=now))
+        session.flush()
+        account = FtpAccount(username="ann_web", owner="ann", home_dir="/home/ann", created_at=now, updated_at=now)
+        account.password_hash = hash_password("right")
+        session.add(account)
+    return Authenticator(database, tmp_path, Policy(), Scorer(database, Bans([]), BanRules(0, 1), lambda: None))
+
+
+class TestVerify:
+    def test_a_password_that_was_changed_meanwhile_is_not_let_in(
+        self, authenticator: Authenticator, database: Database
+    ) -> None:
+        attempt = Attempt("ann_web", "right", "192.0.2.1", False)
+        unverified = authenticator.look_up(attempt)
+        assert isinstance(unverified, Unverified)
+        with database.transaction() as session:
+            account = session.query(FtpAccount).one()
+            account.password_hash, account.credential_version = hash_password("new"), 2
+        verdict = authenticator.verify(attempt, unverified)
+        assert isinstance(verdict, Refused)
+        assert verdict.reply == WRONG.strip()
+        assert isinstance(authenticator.look_up(attempt), Unverified)  # nor is it remembered
+
+    def test_many_first_logins_at_once_cost_one_hash(self, authenticator: Authenticator) -> None:
+        attempt = Attempt("ann_web", "right", "192.0.2.1", False)
+        waiting = [authenticator.look_up(attempt) for _ in range(5)]
+        seconds = []
+        for unverified in waiting:
+            assert isinstance(unverified, Unverified)
+            began = time.thread_time()
+            granted = authenticator.verify(attempt, unverified)
+            seconds.append(time.thread_time() - began)
+            assert isinstance(granted, Granted)
+            granted.jail.close()
+        assert sum(seconds[1:]) < seconds[0]
+
+
 class TestUnknownUser:
     @on_sqlite
-    def test_costs_the_same_as_a_wrong_password(self, database: Database, tmp_path: Path, store: str) -> None:
-        bans = Bans([])
-        authenticator = Authenticator(
-            database, tmp_path, Policy(), Scorer(database, bans, BanRules(0, 1), lambda: None)
-        )
-        now = utc_now()
-        with database.transaction() as session:
-            session.add(User(username="ann", role="user", status="active", created_at=now, updated_at=now))
-            session.flush()
-            account = FtpAccount(username="ann_web", owner="ann", home_dir="/home/ann", created_at=now, updated_at=now)
-            account.password_hash = hash_password("right")
-            session.add(account)
+    def test_costs_the_same_as_a_wrong_password(self, authenticator: Authenticator, store: str) -> None:
         names = {
             "known": "ann_web",
             "unknown": "nobody_here",

@@ -147,7 +147,11 @@ class Authenticator:
         )
 
     def _verify(self, attempt: Attempt, login: Login | None) -> Granted | Refused:
-        matches, better = verify_password(attempt.password, login.password_hash if login is not None else None)
+        better = None
+        if login is not None and self._verified.knows(login.username, attempt.password, login.password_hash):
+            matches = True  # a client with ten connections: another one's hash was computed while this one waited
+        else:
+            matches, better = verify_password(attempt.password, login.password_hash if login is not None else None)
         if login is None:
             return self._wrong(attempt, "There is no such account.")
         if not matches:

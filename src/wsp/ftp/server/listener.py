@@ -220,7 +220,10 @@ class Listener(FTPServer):
         for session, until in list(self.newcomers.items()):
             if until > now:
                 break
-            session.turn_out(LATE)
+            if session.is_ending:
+                session.close()  # it does not even read its last reply
+            else:
+                session.turn_out(LATE)
         if not self._closed:
             self.ioloop.call_later(LATE_POLL_SECONDS, self._turn_out_the_late)
 
