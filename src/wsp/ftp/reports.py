@@ -185,7 +185,8 @@ def _replaces(ended: EndedSession, shown: EndedSession | LastSession) -> bool:
 def _tell_webhooks(session: Session, report: Report) -> bool:
     uploads = [transfer for transfer in report.transfers if transfer.direction != "download"]
     refusals = list(report.refusals.values())
-    told, listening = 0, _owners_with_webhooks(session, {one.owner for one in (*uploads, *refusals)})
+    owners = {upload.owner for upload in uploads} | {refused.owner for refused in refusals}
+    told, listening = 0, _owners_with_webhooks(session, owners)
     for transfer in uploads:
         if transfer.owner in listening:
             event = "upload.completed" if transfer.completed else "upload.failed"
