@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from wsp.ftp.models import FtpAccount
 from wsp.ftp.records import LastSession, SessionRow, Transfer
+from wsp.webhooks.models import Webhook
 from wsp.webhooks.service import emit
 
 TRANSFERS_KEPT = 10_000  # of those that wait for the store; the oldest are given up
@@ -182,20 +183,32 @@ def _replaces(ended: EndedSession, shown: EndedSession | LastSession) -> bool:
 
 
 def _tell_webhooks(session: Session, report: Report) -> bool:
-    told = 0
-    for transfer in report.transfers:
-        if transfer.direction != "download":
+    uploads = [transfer for transfer in report.transfers if transfer.direction != "download"]
+    refusals = list(report.refusals.values())
+    owners = {upload.owner for upload in uploads} | {refused.owner for refused in refusals}
+    told, listening = 0, _owners_with_webhooks(session, owners)
+    for transfer in uploads:
+        if transfer.owner in listening:
             event = "upload.completed" if transfer.completed else "upload.failed"
             told += emit(session, transfer.owner, event, _upload_data(transfer))
-    for refused in report.refusals.values():
-        data = {
-            "username": refused.username,
-            "address": refused.address,
-            "reason": refused.refusal,
-            "attempts": refused.attempts,
-        }
-        told += emit(session, refused.owner, "login.failed", data)
+    for refused in refusals:
+        if refused.owner in listening:
+            data = {
+                "username": refused.username,
+                "address": refused.address,
+                "reason": refused.refusal,
+                "attempts": refused.attempts,
+            }
+            told += emit(session, refused.owner, "login.failed", data)
     return told > 0
+
+
+def _owners_with_webhooks(session: Session, owners: set[str]) -> set[str]:
+    """Those of the owners that may want to know: asked once, not for each of a thousand small uploads."""
+    found: set[str] = set()
+    for chunk in _chunks(sorted(owners)):
+        found.update(session.scalars(select(Webhook.owner).where(Webhook.owner.in_(chunk), Webhook.enabled)))
+    return found
 
 
 def _upload_data(transfer: EndedTransfer) -> dict[str, Any]:

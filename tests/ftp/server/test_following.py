@@ -268,6 +268,32 @@ class TestDemotion:
         assert in_open.voidresp().startswith("226")
         assert not (account.home / "shut" / "g").exists()
 
+    def test_a_client_that_is_busy_sending_gets_to_read_why(self, running: Any, connect: Any) -> None:
+        account = running.account()
+        client, other = connect(running, account), connect(running, account)
+
+        class Source:
+            """Goes on until the account is demoted, and a little longer."""
+
+            def __init__(self) -> None:
+                self.left = 2**30
+
+            def read(self, size: int) -> bytes:
+                if self.left == 2**30:
+                    commit(
+                        running.database,
+                        lambda session, a: change_account(session, None, a.username, {"read_only": True}),
+                        account,
+                    )
+                    until_refused(other)
+                    self.left = 50 * size
+                self.left -= size
+                return bytes(size) if self.left >= 0 else b""
+
+        with pytest.raises(ftplib.error_perm, match=r"550 The account is read-only now\."):
+            client.storbinary("STOR f", Source())
+        assert client.nlst() == []
+
     def test_a_download_of_a_demoted_account_goes_on(self, running: Any, connect: Any) -> None:
         account = running.account()
         client, other = connect(running, account), connect(running, account)

@@ -392,6 +392,13 @@ class TestXferlog:
         until(lambda: log.exists() and " o r " in log.read_text())
         assert (tmp_path / "xferlog.1").read_text().count("\n") == 1
 
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+    def test_a_file_that_cannot_be_written_is_one_line_at_the_start(self, new_server: Any, store: str) -> None:
+        server = new_server(WSP_FTP_XFERLOG="/proc/nope/xferlog")
+        assert server.spawn().wait(20) == 1
+        (line,) = server.log.splitlines()
+        assert line.startswith("WSP_FTP_XFERLOG: cannot write /proc/nope/xferlog (No such file or directory); ")
+
 
 class TestPasswords:
     @pytest.mark.parametrize("store", ["sqlite"], indirect=True)

@@ -132,7 +132,10 @@ class DataChannel(DTPHandler):
     def _refuse_rest(self, error: OSError) -> None:
         """Tell the client at once, then read on for a while: closing with unread data would reset the connection."""
         self.reason = self._failed(self.file_obj, error)
-        self.cmd_channel.respond(self.reason)
+        self._drain(self.reason)
+
+    def _drain(self, reply: str) -> None:
+        self.cmd_channel.respond(reply)
         self._draining = DRAIN_BYTES
         self.call_later(DRAIN_SECONDS, self.close)
 
@@ -220,11 +223,16 @@ class DataChannel(DTPHandler):
 
     def stop(self, reply: str) -> None:
         """End the transfer without its whole file, and say so; nothing is published. One that is whole already is."""
-        if self._publishing:
+        if self._publishing or self._draining:
             return
-        if not self._draining:  # else the client has its answer
+        self.reason = reply
+        if self.receive and isinstance(self.file_obj, Upload) and self._fileno in self.ioloop.socket_map:
+            self._settle(self.file_obj)
+            self._report(self.file_obj, completed=False)
+            self._drain(reply)
+        else:
             self._resp = (reply, logger.info)
-        self._break_off(reply)
+            self._break_off(reply)
 
     def abandon(self, reason: str) -> None:
         """End the transfer without its whole file, and without a reply: the session's last word is one for both."""

@@ -192,7 +192,7 @@ class TrackedSession(FileCommands):
             started_at=asked.at,
             ended_at=utc_now(),
             duration_ms=round(elapsed * 1000),
-            reason=reason,
+            reason=_stored(reason),
             checksum=checksum,
             ascii=asked.ascii,
             anonymous=login.anonymous,
@@ -296,6 +296,6 @@ def _sentence(reply: str) -> str:
     return reply[4:] if reply[:3].isdigit() and reply[3:4] in (" ", "-") else reply
 
 
-def _stored(path: str) -> str:
-    """A path as the store can hold it: names that are not UTF-8 lose what is not."""
-    return os.fsencode(path).decode("utf-8", "replace") if not path.isprintable() else path
+def _stored(text: str) -> str:
+    """A text as the store can hold it: names that are not UTF-8 lose what is not."""
+    return os.fsencode(text).decode("utf-8", "replace") if not text.isprintable() else text

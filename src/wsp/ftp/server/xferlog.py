@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from wsp.errors import StartupError
 from wsp.ftp.reports import EndedTransfer
 
 FILE_MODE = 0o640
@@ -24,10 +25,17 @@ class Xferlog:
     """Appends lines, and follows a rotation. Belongs to one thread; other processes may write the same file."""
 
     def __init__(self, path: Path, zone: ZoneInfo) -> None:
+        """Raises StartupError when the file cannot be written."""
         self._path = path
         self._zone = zone
         self._opened = -1
         self._failing = False
+        try:
+            self._reopen()
+        except OSError as error:
+            raise StartupError(
+                f"WSP_FTP_XFERLOG: cannot write {path} ({error.strerror}); a file in an existing folder is allowed"
+            ) from None
 
     def write(self, transfers: Iterable[EndedTransfer]) -> None:
         """Write a line for each. Trouble is logged once: transfers do not fail for it."""
