@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wsp.ftp.server.jail import Jail
+from wsp.ftp.jail import Jail
 from wsp.homes import HOME_MODE, make_home, open_home
 
 

@@ -9,8 +9,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wsp.addresses import address_allowed
 from wsp.database import Database
+from wsp.ftp.jail import Jail
 from wsp.ftp.logins import Login, find_anonymous, find_login, replace_password_hash
-from wsp.ftp.server.jail import Jail
 from wsp.ftp.server.verified import VerifiedPasswords
 from wsp.homes import home_path, open_home
 from wsp.passwords import verify_password

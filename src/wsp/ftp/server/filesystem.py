@@ -11,8 +11,8 @@ from typing import Any
 
 from pyftpdlib.filesystems import AbstractedFS, FilesystemError
 
+from wsp.ftp.jail import RESERVED_PREFIX, Jail
 from wsp.ftp.server import upload as uploads
-from wsp.ftp.server.jail import RESERVED_PREFIX, Jail
 from wsp.ftp.server.upload import Upload, UploadRefused
 
 _UNLISTABLE = ("\r", "\n")  # a name with a line end in it would forge entries of a listing

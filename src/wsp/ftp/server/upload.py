@@ -15,19 +15,20 @@ import stat
 import time
 from contextlib import suppress
 
-from wsp.ftp.server.jail import PERMISSION_BITS, RESERVED_PREFIX, Jail, Place
+from wsp.ftp.jail import PERMISSION_BITS, RESERVED_PREFIX, Jail, Place
 
 KEEP_SECONDS = 24 * 3600.0  # how long an interrupted upload can be resumed
 NEW_FILE_MODE = 0o666  # less the umask
 COPY_CHUNK = 8 * 2**20  # bytes in one copy_file_range(2)
 KEY_BYTES = 12
+UPLOAD_PREFIX = f"{RESERVED_PREFIX}upload-"
 TAKEN = "553 There is a file of that name already, and anonymous uploads replace none."
 NOT_RESUMED = "554 Anonymous uploads cannot be resumed: upload the file from the start."
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OURS = re.compile(re.escape(RESERVED_PREFIX) + r"[0-9a-f]+(\.[0-9a-f]+)?\.(part|tmp)")
+_OURS = re.compile(re.escape(UPLOAD_PREFIX) + r"[0-9a-f]+(\.[0-9a-f]+)?\.(part|tmp)")
 
 
 class UploadRefused(Exception):
@@ -268,7 +269,7 @@ def remove_leftovers(folder: int) -> None:
 def _part_name(account: str, name: str) -> str:
     # Other accounts, and other names, must not meet: what was left belongs to one account and one name.
     text = f"{account}\0{name}".encode("utf-8", "surrogateescape")
-    return f"{RESERVED_PREFIX}{hashlib.blake2b(text, digest_size=KEY_BYTES).hexdigest()}.part"
+    return f"{UPLOAD_PREFIX}{hashlib.blake2b(text, digest_size=KEY_BYTES).hexdigest()}.part"
 
 
 def _temporary_name(part: str) -> str:

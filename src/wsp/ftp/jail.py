@@ -4,6 +4,9 @@ Paths are the client's, absolute and normalised (`/a/b`), and are never joined t
 operation opens the parent folder beneath the home with openat2(2), RESOLVE_BENEATH, and works relative to that
 descriptor. A link that points inside the home is followed; one that leads out raises PermissionError. Where openat2
 is missing, or a link is absolute, the path is walked a step at a time with O_NOFOLLOW instead.
+
+A jail can be narrowed to a folder of the home, and one folder can be stood in for by another one beside it (a deploy
+that is being prepared). Both are done by name at each operation: who exchanges the folder meets the new one next time.
 """
 
 import ctypes
@@ -15,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-RESERVED_PREFIX = ".wsp-upload-"  # names that belong to the server: for a client they do not exist
+RESERVED_PREFIX = ".wsp-"  # names that belong to the server: for a client they do not exist
 FOLDER_MODE = 0o777  # less the umask
 PERMISSION_BITS = 0o777
 MAX_LINKS = 40  # as in Linux, path_resolution(7)
@@ -73,23 +76,58 @@ class Place(NamedTuple):
     name: str
 
 
+class _StandIn(NamedTuple):
+    folder: tuple[str, ...]
+    instead: tuple[str, ...]
+
+
 class Jail:
     """The file operations of one session. Owns `root`, a descriptor of the home, until `close()`.
 
-    `home` is the home's path on the machine: what absolute links are measured against. Every method raises OSError.
+    `home` is the home's path on the machine: what absolute links are measured against. `folder` is the one in the home
+    that the jail is narrowed to: the `/` of every path. Every method raises OSError.
     """
 
     use_openat2 = _has_openat2()
 
-    def __init__(self, root: int, home: str) -> None:
+    def __init__(self, root: int, home: str, folder: str = "/") -> None:
         self._root = root
         self._home = home.rstrip("/")
+        self._base = tuple(_steps(folder))
+        self._stand_in: _StandIn | None = None
 
     def close(self) -> None:
         """Let go of the home. Running transfers have descriptors of their own."""
         if self._root >= 0:
             os.close(self._root)
             self._root = -1
+
+    def stand_in(self, path: str, name: str | None) -> None:
+        """Have the folder `name`, one of the server's own beside it, take the place of the folder `path`.
+
+        `None`: `path` is itself again. One folder has a stand-in at a time.
+        """
+        steps = (*self._base, *_steps(path))
+        self._stand_in = _StandIn(steps, (*steps[:-1], name)) if name is not None else None
+
+    @contextmanager
+    def beside(self, path: str) -> Iterator[Place]:
+        """The place of the folder `path`, without its stand-in, and open for reading: to exchange it for another.
+
+        The folder that the jail is narrowed to is `/`, and has a place; the home itself has none: PermissionError.
+        """
+        steps = (*self._base, *_steps(path))
+        if not steps:
+            raise PermissionError(errno.EACCES, "the home itself has no place in the home", path)
+        home = Jail(os.dup(self._root), self._home)
+        try:
+            opened = home.open_folder("/".join(steps[:-1]))
+        finally:
+            home.close()
+        try:
+            yield Place(opened, steps[-1])
+        finally:
+            os.close(opened)
 
     @contextmanager
     def parent(self, path: str) -> Iterator[Place]:
@@ -105,6 +143,7 @@ class Jail:
 
         The caller closes the folder.
         """
+        self._refuse_stand_in(path)
         place = self._locate(path, follow=False)
         try:
             is_link = stat.S_ISLNK(os.lstat(place.name, dir_fd=place.folder).st_mode)
@@ -116,24 +155,15 @@ class Jail:
         if not is_link:
             return place
         os.close(place.folder)
-        return self._walk(_steps(path), follow=True)
+        with self._rooted(path) as (root, steps):
+            return self._walk(root, steps, follow=True)
 
     def open(self, path: str, flags: int) -> int:
         """A descriptor of an existing file or folder, links followed. Never blocks on a FIFO or device."""
-        steps = _steps(path)
         if not flags & os.O_PATH:  # openat2 takes no other flag with that one
             flags |= os.O_NONBLOCK | os.O_NOCTTY
-        if self.use_openat2:
-            try:
-                return _openat2(self._root, "/".join(steps) or ".", flags)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-        place = self._walk(steps, follow=True)
-        try:
-            return os.open(place.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
-        finally:
-            os.close(place.folder)
+        with self._rooted(path) as (root, steps):
+            return self._open_beneath(root, steps, flags)
 
     def open_folder(self, path: str) -> int:
         """A descriptor of a folder, for listing it."""
@@ -159,22 +189,22 @@ class Jail:
 
     def mkdir(self, path: str) -> None:
         """Make a folder."""
-        with self.parent(path) as (folder, name):
+        with self._own(path) as (folder, name):
             os.mkdir(name, FOLDER_MODE, dir_fd=folder)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder."""
-        with self.parent(path) as (folder, name):
+        with self._own(path) as (folder, name):
             os.rmdir(name, dir_fd=folder)
 
     def unlink(self, path: str) -> None:
         """Remove a file or link."""
-        with self.parent(path) as (folder, name):
+        with self._own(path) as (folder, name):
             os.unlink(name, dir_fd=folder)
 
     def rename(self, source: str, target: str) -> None:
         """rename(2): a file in the way is replaced."""
-        with self.parent(source) as (folder, name), self.parent(target) as (new_folder, new_name):
+        with self._own(source) as (folder, name), self._own(target) as (new_folder, new_name):
             os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
 
     def chmod(self, path: str, mode: int) -> None:
@@ -194,22 +224,68 @@ class Jail:
         finally:
             os.close(opened)
 
-    def _locate(self, path: str, *, follow: bool) -> Place:
+    @contextmanager
+    def _own(self, path: str) -> Iterator[Place]:
+        """The place of a name that is about to be made, moved or removed."""
+        self._refuse_stand_in(path)
+        with self.parent(path) as place:
+            yield place
+
+    def _refuse_stand_in(self, path: str) -> None:
+        # Its name is the server's to give and take: a client would make, or lose, what others are about to publish.
+        if self._stand_in is not None and (*self._base, *_steps(path)) == self._stand_in.folder:
+            raise OSError(errno.EBUSY, "this folder is being staged", path)
+
+    @contextmanager
+    def _rooted(self, path: str) -> Iterator[tuple[int, list[str]]]:
+        """The folder that nothing may leave, and the steps from there to `path`."""
         steps = _steps(path)
-        if not steps:
-            return Place(os.dup(self._root), ".")
+        if not self._base and self._stand_in is None:
+            yield self._root, steps
+            return
+        inner = self._shown((*self._base, *steps))
+        base, rest = inner[: len(self._base)], inner[len(self._base) :]
+        root = Jail(self._root, self._home)._open_beneath(self._root, list(base), _FOLDER)
+        try:
+            yield root, list(rest)
+        finally:
+            os.close(root)
+
+    def _open_beneath(self, root: int, steps: list[str], flags: int) -> int:
         if self.use_openat2:
             try:
-                return Place(_openat2(self._root, "/".join(steps[:-1]) or ".", _FOLDER), steps[-1])
+                return _openat2(root, "/".join(steps) or ".", flags)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-        return self._walk(steps, follow=follow)
+        place = self._walk(root, steps, follow=True)
+        try:
+            return os.open(place.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
+        finally:
+            os.close(place.folder)
 
-    def _walk(self, steps: list[str], *, follow: bool) -> Place:
+    def _locate(self, path: str, *, follow: bool) -> Place:
+        with self._rooted(path) as (root, steps):
+            if not steps:
+                return Place(os.dup(root), ".")
+            if self.use_openat2:
+                try:
+                    return Place(_openat2(root, "/".join(steps[:-1]) or ".", _FOLDER), steps[-1])
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+            return self._walk(root, steps, follow=follow)
+
+    def _shown(self, steps: tuple[str, ...]) -> tuple[str, ...]:
+        """The steps to where a path of the home leads, with the stand-in in its place."""
+        if self._stand_in is not None and steps[: len(self._stand_in.folder)] == self._stand_in.folder:
+            return self._stand_in.instead + steps[len(self._stand_in.folder) :]
+        return steps
+
+    def _walk(self, root: int, steps: list[str], *, follow: bool) -> Place:
         """Resolve by hand. A folder swapped for a link meanwhile is refused by O_NOFOLLOW."""
         todo = deque(steps)
-        folders = [os.dup(self._root)]
+        folders = [os.dup(root)]
         links = 0
         try:
             while todo:
@@ -241,10 +317,13 @@ class Jail:
                 os.close(folder)
 
     def _beneath(self, text: str) -> str:
-        """The part below the home of an absolute link's text."""
+        """An absolute link's way from the root of the jail, with the stand-in in its place."""
         if text != self._home and not text.startswith(f"{self._home}/"):
             raise PermissionError(errno.EACCES, "the link leads out of the home", text)
-        return text[len(self._home) :]
+        steps = tuple(step for step in text[len(self._home) :].split("/") if step not in ("", "."))
+        if steps[: len(self._base)] != self._base:
+            raise PermissionError(errno.EACCES, "the link leads out of the folder", text)
+        return "/".join(self._shown(steps)[len(self._base) :])
 
 
 def _link_text(folder: int, name: str) -> str | None:
