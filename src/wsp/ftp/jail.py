@@ -85,15 +85,17 @@ class Jail:
     """The file operations of one session. Owns `root`, a descriptor of the home, until `close()`.
 
     `home` is the home's path on the machine: what absolute links are measured against. `folder` is the one in the home
-    that the jail is narrowed to: the `/` of every path. Every method raises OSError.
+    that the jail is narrowed to: the `/` of every path. With `shows_own`, the server's own names exist as well. Every
+    method raises OSError.
     """
 
     use_openat2 = _has_openat2()
 
-    def __init__(self, root: int, home: str, folder: str = "/") -> None:
+    def __init__(self, root: int, home: str, folder: str = "/", *, shows_own: bool = False) -> None:
+        self._shows_own = shows_own
         self._root = root
         self._home = home.rstrip("/")
-        self._base = tuple(_steps(folder))
+        self._base = tuple(self._steps(folder))
         self._stand_in: _StandIn | None = None
 
     def close(self) -> None:
@@ -102,12 +104,26 @@ class Jail:
             os.close(self._root)
             self._root = -1
 
+    def copy(self) -> "Jail":
+        """The same view of the same home, without a stand-in, for a thread of its own. Raises OSError."""
+        return Jail(os.dup(self._root), self._home, "/".join(self._base))
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether `/` is a folder of the home, rather than the home."""
+        return bool(self._base)
+
+    @property
+    def has_stand_in(self) -> bool:
+        """Whether one folder is stood in for at present."""
+        return self._stand_in is not None
+
     def stand_in(self, path: str, name: str | None) -> None:
         """Have the folder `name`, one of the server's own beside it, take the place of the folder `path`.
 
         `None`: `path` is itself again. One folder has a stand-in at a time.
         """
-        steps = (*self._base, *_steps(path))
+        steps = (*self._base, *self._steps(path))
         self._stand_in = _StandIn(steps, (*steps[:-1], name)) if name is not None else None
 
     @contextmanager
@@ -116,7 +132,7 @@ class Jail:
 
         The folder that the jail is narrowed to is `/`, and has a place; the home itself has none: PermissionError.
         """
-        steps = (*self._base, *_steps(path))
+        steps = (*self._base, *self._steps(path))
         if not steps:
             raise PermissionError(errno.EACCES, "the home itself has no place in the home", path)
         home = Jail(os.dup(self._root), self._home)
@@ -224,6 +240,12 @@ class Jail:
         finally:
             os.close(opened)
 
+    def _steps(self, path: str) -> list[str]:
+        steps = [step for step in path.split("/") if step]
+        if not self._shows_own and any(step.startswith(RESERVED_PREFIX) for step in steps):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return steps
+
     @contextmanager
     def _own(self, path: str) -> Iterator[Place]:
         """The place of a name that is about to be made, moved or removed."""
@@ -233,13 +255,13 @@ class Jail:
 
     def _refuse_stand_in(self, path: str) -> None:
         # Its name is the server's to give and take: a client would make, or lose, what others are about to publish.
-        if self._stand_in is not None and (*self._base, *_steps(path)) == self._stand_in.folder:
+        if self._stand_in is not None and (*self._base, *self._steps(path)) == self._stand_in.folder:
             raise OSError(errno.EBUSY, "this folder is being staged", path)
 
     @contextmanager
     def _rooted(self, path: str) -> Iterator[tuple[int, list[str]]]:
         """The folder that nothing may leave, and the steps from there to `path`."""
-        steps = _steps(path)
+        steps = self._steps(path)
         if not self._base and self._stand_in is None:
             yield self._root, steps
             return
@@ -335,10 +357,3 @@ def _link_text(folder: int, name: str) -> str | None:
         if error.errno == errno.EINVAL:  # not a link
             return None
         raise
-
-
-def _steps(path: str) -> list[str]:
-    steps = [step for step in path.split("/") if step]
-    if any(step.startswith(RESERVED_PREFIX) for step in steps):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    return steps

@@ -37,6 +37,13 @@ class JailedFilesystem(AbstractedFS):
         self._jail = jail
         self._account = account
         self._adds_only = adds_only
+        self._checksums = cmd_channel.server.checksums
+        self._leftovers = cmd_channel.server.leftovers
+
+    @property
+    def jail(self) -> Jail:
+        """What the operations are confined by."""
+        return self._jail
 
     def close(self) -> None:
         """Let go of the home."""
@@ -74,19 +81,30 @@ class JailedFilesystem(AbstractedFS):
         # For the client's sake, before it sends anything: what counts is that publishing never replaces.
         if self._adds_only and self.lexists(path):
             raise UploadRefused(uploads.TAKEN)
-        return uploads.begin_upload(self._jail, self._account, path, adds_only=self._adds_only)
+        return self._began(uploads.begin_upload(self._jail, self._account, path, adds_only=self._adds_only))
 
     def resume_upload(self, path: str, offset: int | None) -> Upload:
         """Receive the rest of a file, from `offset` bytes on or from its end. Raises OSError, UploadRefused."""
         if self._adds_only:
             raise UploadRefused(uploads.NOT_RESUMED)
-        return uploads.resume_upload(self._jail, self._account, path, offset)
+        keep_seconds = self._leftovers.keep_seconds
+        return self._began(
+            uploads.resume_upload(self._jail, self._account, path, offset, now=time.time(), keep_seconds=keep_seconds)
+        )
+
+    def _began(self, upload: Upload) -> Upload:
+        upload.check_along(self._checksums.begin())
+        if not self._leftovers.keep_seconds:
+            upload.leave_nothing()
+        self._leftovers.note((self._account, upload.name.rpartition("/")[0], self._jail.has_stand_in), upload.folder)
+        return upload
 
     def resumable_size(self, path: str) -> int | None:
         """How much of an interrupted upload is there to resume, where there is no such file."""
         if self._adds_only:
             return None
-        return uploads.resumable_size(self._jail, self._account, path)
+        keep_seconds = self._leftovers.keep_seconds
+        return uploads.resumable_size(self._jail, self._account, path, now=time.time(), keep_seconds=keep_seconds)
 
     # Changes
 
@@ -177,7 +195,7 @@ class JailedFilesystem(AbstractedFS):
             names = os.listdir(folder)
             hidden = [name for name in names if name.startswith(RESERVED_PREFIX)]
             if hidden:
-                uploads.sweep(folder, hidden, now=time.time())
+                uploads.sweep(folder, hidden, now=time.time(), keep_seconds=self._leftovers.keep_seconds)
                 names = [name for name in names if not name.startswith(RESERVED_PREFIX)]
         finally:
             os.close(folder)

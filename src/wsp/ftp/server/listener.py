@@ -10,7 +10,9 @@ from pyftpdlib.servers import FTPServer
 
 from wsp.errors import StartupError
 from wsp.ftp.server.authenticator import Authenticator
+from wsp.ftp.server.checksum import Checksums
 from wsp.ftp.server.data import TlsDataChannel
+from wsp.ftp.server.leftovers import Leftovers
 from wsp.ftp.server.loop import Loop, Offload
 from wsp.ftp.server.session import GOING_DOWN, Session
 from wsp.settings import Settings
@@ -20,6 +22,8 @@ LOGIN_THREADS = 2
 LOGINS_WAITING = 512
 COPY_THREADS = 4
 COPIES_WAITING = 32
+DIGEST_THREADS = 2
+DIGESTS_WAITING = 64
 NO_DESCRIPTORS_SECONDS = 0.5  # how long nobody is let in when the process has no descriptor left
 DRAIN_SECONDS = 5.0  # how long running transfers may go on after SIGTERM
 DRAIN_POLL_SECONDS = 0.05
@@ -79,6 +83,12 @@ class Listener(FTPServer):
         self.sessions: set[Session] = set()
         self.logins = Offload(loop, name="ftp-login", threads=LOGIN_THREADS, waiting=LOGINS_WAITING)
         self.copies = Offload(loop, name="ftp-copy", threads=COPY_THREADS, waiting=COPIES_WAITING)
+        self.digests = Offload(loop, name="ftp-digest", threads=DIGEST_THREADS, waiting=DIGESTS_WAITING)
+        self.checksums = Checksums(loop, settings.ftp_upload_checksum)
+        self.leftovers = Leftovers(
+            settings.data_dir.absolute() / "ftp", settings.files, settings.ftp_keep_partial_hours * 3600.0
+        )
+        self.keep_releases = settings.ftp_keep_releases
         self._loop = loop
         self._max_sessions = settings.ftp_max_sessions
         self._stopping = False

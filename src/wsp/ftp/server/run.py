@@ -65,6 +65,7 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
                 heartbeat.start()
             except SQLAlchemyError as error:
                 raise StartupError(f"the database cannot be reached: {type(error).__name__}") from error
+            listener.leftovers.start()
             logger.info("FTP is served on %s port %d", settings.ftp_host, settings.ftp_port)
             loop.run()
             sign_off.join(SIGN_OFF_SECONDS)

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from wsp.ftp.server.data import TlsDataChannel
-from wsp.ftp.server.files import FileCommands
+from wsp.ftp.server.deploying import DeployCommands
 from wsp.ftp.server.passive import PassiveListener, same_address
 
 TRANSFERS = ("APPE", "LIST", "MLSD", "NLST", "RETR", "STOR", "STOU")
@@ -17,7 +17,7 @@ ONE_TRANSFER = "503 A transfer is going on already."
 logger = logging.getLogger(__name__)
 
 
-class Session(FileCommands):
+class Session(DeployCommands):
     """What a client talks to. Its settings are class attributes: the listener makes a subclass with its own."""
 
     dtp_handler = TlsDataChannel

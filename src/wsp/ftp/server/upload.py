@@ -2,7 +2,7 @@
 
 One that may only add (an anonymous one) is published by link(2) instead, which never replaces what is there.
 
-What an interrupted upload left is kept, hidden, for a day, so that the same account can go on with it. The server
+What an interrupted upload left is kept, hidden, for a while, so that the same account can go on with it. The server
 docs (`docs/ftp.md`) say what clients see of it, and why.
 """
 
@@ -12,12 +12,13 @@ import os
 import re
 import secrets
 import stat
-import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from wsp.ftp.jail import PERMISSION_BITS, RESERVED_PREFIX, Jail, Place
+from wsp.ftp.server.checksum import Checksum
 
-KEEP_SECONDS = 24 * 3600.0  # how long an interrupted upload can be resumed
+TEMPORARY_SECONDS = 3600.0  # no running upload leaves its file untouched for so long
 NEW_FILE_MODE = 0o666  # less the umask
 COPY_CHUNK = 8 * 2**20  # bytes in one copy_file_range(2)
 KEY_BYTES = 12
@@ -27,7 +28,7 @@ NOT_RESUMED = "554 Anonymous uploads cannot be resumed: upload the file from the
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OURS = re.compile(re.escape(UPLOAD_PREFIX) + r"[0-9a-f]+(\.[0-9a-f]+)?\.(part|tmp)")
 
 
@@ -73,6 +74,33 @@ class Upload:
         self._fd = opened
         self._source = -1
         self._to_copy = 0
+        self._written = 0
+        self._checksum: Checksum | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file so far, with what was there before this transfer."""
+        return self.start + self._written
+
+    def check_along(self, checksum: Checksum | None) -> None:
+        """Compute the checksum of the whole file while it arrives."""
+        self._checksum = checksum
+
+    def when_checked(self, function: Callable[[str], None]) -> None:
+        """Hand the checksum of the published file to `function` on the loop, once it is known; empty: there is none."""
+        if self._checksum is None:
+            function("")
+        else:
+            self._checksum.then(function)
+
+    @property
+    def folder(self) -> int:
+        """The open folder that it goes to."""
+        return self._place.folder
+
+    def open_arrived(self) -> int:
+        """A descriptor for reading what has arrived so far; the caller closes it. Raises OSError."""
+        return os.dup(self._fd)
 
     @property
     def bytes_to_copy(self) -> int:
@@ -82,9 +110,13 @@ class Upload:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append. Raises OSError as write(2) does."""
         written = os.write(self._fd, data)
+        self._written += written
         while written < len(data):  # a disk that is almost full takes a part first, then says why
             data = memoryview(data)[written:]
             written = os.write(self._fd, data)
+            self._written += written
+        if self._checksum is not None:
+            self._checksum.arrived(self._fd, self.size)
 
     def copy(self) -> None:
         """Bring over the beginning of the old file that this upload goes on from. May take long: a thread's work."""
@@ -103,13 +135,17 @@ class Upload:
         self._source = source
         self._to_copy = self.start = length
 
+    def leave_nothing(self) -> None:
+        """Leave nothing to resume when it breaks off."""
+        self._can_be_kept = False
+
     def add_only(self) -> None:
         """Replace no file, be it one that comes while this is on its way; and leave nothing when it breaks off.
 
         For strangers: they share one account, and what one of them left is not the next one's to measure or resume.
         """
         self._adds_only = True
-        self._can_be_kept = False
+        self.leave_nothing()
 
     def publish(self) -> None:
         """Put the file under its name. Raises OSError; then the old file is still there and this one is gone.
@@ -121,6 +157,8 @@ class Upload:
         """
         folder, target = self._place
         try:
+            if self._checksum is not None:
+                self._checksum.end(self._fd, self.size)
             self._close_file()
             if self._adds_only:
                 # Unlike rename(2), link(2) fails when the name is taken: there is no moment between check and act.
@@ -145,6 +183,8 @@ class Upload:
         """
         if self.closed:
             return
+        if self._checksum is not None:
+            self._checksum.give_up()
         folder, _ = self._place
         try:
             arrived = os.fstat(self._fd).st_size if self._can_be_kept else 0
@@ -162,6 +202,8 @@ class Upload:
         """Remove what has arrived."""
         if self.closed:
             return
+        if self._checksum is not None:
+            self._checksum.give_up()
         with suppress(OSError):
             self._close_file()
         with suppress(FileNotFoundError):
@@ -199,15 +241,17 @@ def begin_upload(jail: Jail, account: str, path: str, *, adds_only: bool = False
     return upload
 
 
-def resume_upload(jail: Jail, account: str, path: str, offset: int | None, *, now: float | None = None) -> Upload:
+def resume_upload(
+    jail: Jail, account: str, path: str, offset: int | None, *, now: float, keep_seconds: float
+) -> Upload:
     """An upload that goes on at `offset` bytes (REST), or at the end (`None`: APPE).
 
-    It goes on from what the account's last upload of that name left, if there is something, else from the file
-    itself. Raises OSError, UploadRefused.
+    It goes on from what the account's last upload of that name left within `keep_seconds`, if there is something, else
+    from the file itself. Raises OSError, UploadRefused.
     """
     place, old = _take_place(jail, path)
     try:
-        left = _left(place, account, now=time.time() if now is None else now)
+        left = _left(place, account, now=now, keep_seconds=keep_seconds)
         if left is not None and old is not None and old.st_ctime > left.st_mtime:
             left = None  # the file was renewed since: what was left is not a part of it
         if left is not None and (old is None or offset == left.st_size):
@@ -227,14 +271,14 @@ def resume_upload(jail: Jail, account: str, path: str, offset: int | None, *, no
         raise
 
 
-def resumable_size(jail: Jail, account: str, path: str, *, now: float | None = None) -> int | None:
+def resumable_size(jail: Jail, account: str, path: str, *, now: float, keep_seconds: float) -> int | None:
     """The bytes that the account's interrupted upload of that name left, where there is no such file; else None."""
     try:
         place, old = _take_place(jail, path)
     except (OSError, UploadRefused):
         return None
     try:
-        left = _left(place, account, now=time.time() if now is None else now)
+        left = _left(place, account, now=now, keep_seconds=keep_seconds)
         return None if left is None or old is not None else left.st_size
     finally:
         os.close(place.folder)
@@ -250,12 +294,13 @@ def forget_upload(jail: Jail, account: str, path: str) -> bool:
         return True
 
 
-def sweep(folder: int, names: list[str], *, now: float) -> None:
+def sweep(folder: int, names: list[str], *, now: float, keep_seconds: float) -> None:
     """Remove, of the server's own files among `names`, those that nobody can resume any more."""
     for name in names:
         if _OURS.fullmatch(name):
+            keep = keep_seconds if name.endswith(".part") else max(keep_seconds, TEMPORARY_SECONDS)
             with suppress(OSError):
-                if now - os.lstat(name, dir_fd=folder).st_mtime > KEEP_SECONDS:
+                if now - os.lstat(name, dir_fd=folder).st_mtime > keep:
                     os.unlink(name, dir_fd=folder)
 
 
@@ -318,12 +363,12 @@ def _new(place: Place, old: os.stat_result | None, account: str, path: str) -> U
     return upload
 
 
-def _left(place: Place, account: str, *, now: float) -> os.stat_result | None:
+def _left(place: Place, account: str, *, now: float, keep_seconds: float) -> os.stat_result | None:
     try:
         left = os.lstat(_part_name(account, place.name), dir_fd=place.folder)
     except FileNotFoundError:
         return None
-    return left if now - left.st_mtime <= KEEP_SECONDS else None
+    return left if now - left.st_mtime <= keep_seconds else None
 
 
 def _resume_part(place: Place, account: str, path: str, size: int, offset: int | None) -> Upload:
@@ -334,7 +379,7 @@ def _resume_part(place: Place, account: str, path: str, size: int, offset: int |
     temporary = _temporary_name(part)
     # The rename is the claim: of two sessions that resume the same upload, one finds it gone.
     os.rename(part, temporary, src_dir_fd=place.folder, dst_dir_fd=place.folder)
-    opened = os.open(temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
+    opened = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
     upload = Upload(place, temporary, part, opened, path)
     upload.start = start
     os.ftruncate(opened, start)

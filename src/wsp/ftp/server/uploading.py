@@ -3,8 +3,7 @@
 import secrets
 from collections.abc import Callable
 
-from pyftpdlib.exceptions import FilesystemError
-
+from wsp.ftp.server.control import sentence_of
 from wsp.ftp.server.data import TlsDataChannel
 from wsp.ftp.server.login import LoginChannel
 from wsp.ftp.server.upload import Upload, UploadRefused, failure_reply
@@ -83,11 +82,6 @@ class UploadCommands(LoginChannel):
         else:
             self.respond(f"150 {sentence}")
             self._in_dtp_queue = (upload, command)
-
-
-def sentence_of(error: OSError | FilesystemError) -> str:
-    """What went wrong, for the client."""
-    return error.args[1] if len(error.args) > 1 else str(error)
 
 
 def _copy(upload: Upload) -> OSError | None:

@@ -1,0 +1,128 @@
+"""Whole folders: a true copy of one, and its removal. Both work on descriptors, and follow no link."""
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+
+COPY_CHUNK = 8 * 2**20  # bytes in one copy_file_range(2)
+MAX_DEPTH = 200  # folders within folders that are copied: two descriptors each are held open
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_RANGES = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class CopyStopped(Exception):
+    """Whoever wanted the copy no longer does."""
+
+
+def copy_tree(
+    source: int, target: int, *, skip: Callable[[str], bool], go_on: Callable[[], bool], depth: int = 0
+) -> tuple[int, int]:
+    """Copy what is in one open folder into another one; the number of files, and of their bytes.
+
+    Blocks are shared where the file system can (copy_file_range), never by hard links: changing the copy must not
+    change the original. Rights, times, extended attributes (which hold ACLs) and, where the server may, owners are
+    kept; links stay links. FIFOs, sockets and devices are not copied, nor what vanishes meanwhile.
+
+    `skip` says by its name what is left out; the copy stops (CopyStopped) when `go_on` says no. Raises OSError.
+    """
+    if depth > MAX_DEPTH:
+        raise OSError(errno.ELOOP, "there are too many folders within folders")
+    files = copied = 0
+    for name in os.listdir(source):
+        if not go_on():
+            raise CopyStopped
+        if skip(name):
+            continue
+        try:
+            found = os.lstat(name, dir_fd=source)
+            if stat.S_ISREG(found.st_mode):
+                copied += _copy_file(source, target, name, go_on)
+                files += 1
+            elif stat.S_ISLNK(found.st_mode):
+                os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+            elif stat.S_ISDIR(found.st_mode):
+                inner = _copy_folder(source, target, name, skip=skip, go_on=go_on, depth=depth)
+                files, copied = files + inner[0], copied + inner[1]
+        except FileNotFoundError:
+            continue
+    copy_attributes(source, target)
+    return files, copied
+
+
+def copy_attributes(source: int, target: int) -> None:
+    """Give one open file or folder what another one has besides its content. Raises OSError."""
+    found = os.fstat(source)
+    with suppress(PermissionError):
+        os.fchown(target, found.st_uid, found.st_gid)
+    with suppress(OSError):  # not every file system has them, and some of them are the kernel's
+        for name in os.listxattr(source):
+            os.setxattr(target, name, os.getxattr(source, name))
+    os.fchmod(target, stat.S_IMODE(found.st_mode))
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+def remove_tree(folder: int, name: str) -> None:
+    """Remove a folder and all that is in it, or a file. Raises OSError."""
+    try:
+        shutil.rmtree(name, dir_fd=folder)
+    except NotADirectoryError:
+        os.unlink(name, dir_fd=folder)
+
+
+def _copy_folder(
+    source: int, target: int, name: str, *, skip: Callable[[str], bool], go_on: Callable[[], bool], depth: int
+) -> tuple[int, int]:
+    opened = os.open(name, _FOLDER, dir_fd=source)
+    try:
+        os.mkdir(name, 0o700, dir_fd=target)
+        made = os.open(name, _FOLDER, dir_fd=target)
+        try:
+            return copy_tree(opened, made, skip=skip, go_on=go_on, depth=depth + 1)
+        finally:
+            os.close(made)
+    finally:
+        os.close(opened)
+
+
+def _copy_file(source: int, target: int, name: str, go_on: Callable[[], bool]) -> int:
+    opened = os.open(name, _READ, dir_fd=source)
+    try:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            return 0  # it was exchanged for something else meanwhile
+        made = os.open(name, _CREATE, 0o600, dir_fd=target)
+        try:
+            length = _copy_content(opened, made, go_on)
+            copy_attributes(opened, made)
+            return length
+        finally:
+            os.close(made)
+    finally:
+        os.close(opened)
+
+
+def _copy_content(source: int, target: int, go_on: Callable[[], bool]) -> int:
+    length = 0
+    in_kernel = True
+    while go_on():
+        try:
+            # sendfile(2) where the file system has no ranges: it goes through the page cache.
+            step = (
+                os.copy_file_range(source, target, COPY_CHUNK)
+                if in_kernel
+                else os.sendfile(target, source, length, COPY_CHUNK)
+            )
+        except OSError as error:
+            if not in_kernel or error.errno not in _NO_RANGES:
+                raise
+            in_kernel = False
+            continue
+        if not step:
+            return length
+        length += step
+    raise CopyStopped
