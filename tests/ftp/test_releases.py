@@ -116,7 +116,7 @@ class TestStage:
     def test_what_cannot_be_deployed(self, make: Make, home: Path, site: Path, path: str) -> None:
         (home / "file").touch()
         (home / "link").symlink_to("site")
-        with pytest.raises(Invalid, match="home itself|is not a folder"):
+        with pytest.raises(Invalid, match=r"home itself|is not a folder"):
             make(path=path).stage()
         assert own_names(home) == []
 
