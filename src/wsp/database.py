@@ -88,9 +88,14 @@ class Database:
         """
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
-            if announce and not self.is_sqlite and session.in_transaction():
-                session.execute(text(f"NOTIFY {NOTIFY_CHANNEL}"))
+            if announce and session.in_transaction():
+                self.announce(session)
             session.commit()
+
+    def announce(self, session: Session) -> None:
+        """Wake the followers of the change feed at the commit of this transaction. On SQLite every commit does."""
+        if not self.is_sqlite:
+            session.execute(text(f"NOTIFY {NOTIFY_CHANNEL}"))
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

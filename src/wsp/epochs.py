@@ -32,4 +32,4 @@ def move(session: Session, subject: Subject) -> None:
 
 def current(session: Session) -> dict[str, int]:
     """The value of every epoch."""
-    return dict(session.execute(select(Epoch.name, Epoch.value)).tuples().all())
+    return dict(session.execute(select(Epoch.name, Epoch.value)).all())

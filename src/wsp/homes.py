@@ -37,17 +37,28 @@ def open_home(files_root: Path, home: str) -> int:
     The caller closes it. Raises OSError when the home cannot be made, or when a step of it is not a folder (a link
     included).
     """
-    files_root.mkdir(parents=True, exist_ok=True)
-    folder = os.open(files_root, _FOLDER)
+    folder = _open_or_make(os.fspath(files_root), None)
     for step in home.strip("/").split("/"):
         try:
-            with suppress(FileExistsError):
-                os.mkdir(step, HOME_MODE, dir_fd=folder)
-            deeper = os.open(step, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            deeper = _open_or_make(step, folder)
         finally:
             os.close(folder)
         folder = deeper
     return folder
+
+
+def _open_or_make(name: str, parent: int | None) -> int:
+    """Most homes are there: to make them first, and be told so, would cost every login."""
+    flags = _FOLDER if parent is None else _FOLDER | os.O_NOFOLLOW
+    try:
+        return os.open(name, flags, dir_fd=parent)
+    except FileNotFoundError:
+        if parent is None:
+            os.makedirs(name, exist_ok=True)
+        else:
+            with suppress(FileExistsError):
+                os.mkdir(name, HOME_MODE, dir_fd=parent)
+        return os.open(name, flags, dir_fd=parent)
 
 
 def make_home(files_root: Path, home: str) -> Path:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from wsp.ftp.models import AnonymousAccess, FtpAccount
@@ -34,34 +34,44 @@ class Login:
     permissions: tuple[dict[str, Any], ...] = ()
     allow_mkdir: bool = False
     welcome_message: str = ""
+    owner_active: bool = True
+
+
+_ACCOUNTS = FtpAccount.__table__
+
+# Plain columns of the table and one statement for all names: this is asked at every login, and making objects, or the
+# statement anew, costs more than the query.
+_LOGIN = (
+    select(_ACCOUNTS, OWNERS.c.status)
+    .select_from(_ACCOUNTS)
+    .join(OWNERS, OWNERS.c.username == _ACCOUNTS.c.owner)
+    .where(_ACCOUNTS.c.username == bindparam("username"))
+)
 
 
 def find_login(session: Session, username: str) -> Login | None:
     """The account of that full user name, or None. `enabled` is false as well when its owner is not active."""
-    row = session.execute(
-        select(FtpAccount, OWNERS.c.status)
-        .join(OWNERS, OWNERS.c.username == FtpAccount.owner)
-        .where(FtpAccount.username == username)
-    ).one_or_none()
+    row = session.execute(_LOGIN, {"username": username}).one_or_none()
     if row is None:
         return None
-    account, status = row
+    active = row.status == ACTIVE
     return Login(
-        username=account.username,
-        owner=account.owner,
-        home_dir=account.home_dir,
-        password_hash=account.password_hash,
-        read_only=account.read_only,
-        enabled=account.enabled and status == ACTIVE,
-        allowed_ips=tuple(account.allowed_ips),
-        credential_version=account.credential_version,
-        quota_mb=account.quota_mb,
-        require_tls=account.require_tls,
-        expires_at=account.expires_at,
-        max_sessions=account.max_sessions,
-        upload_kbps=account.upload_kbps,
-        download_kbps=account.download_kbps,
-        permissions=tuple(account.permissions or ()),
+        username=row.username,
+        owner=row.owner,
+        home_dir=row.home_dir,
+        password_hash=row.password_hash,
+        read_only=row.read_only,
+        enabled=row.enabled and active,
+        allowed_ips=tuple(row.allowed_ips),
+        credential_version=row.credential_version,
+        quota_mb=row.quota_mb,
+        require_tls=row.require_tls,
+        expires_at=row.expires_at,
+        max_sessions=row.max_sessions,
+        upload_kbps=row.upload_kbps,
+        download_kbps=row.download_kbps,
+        permissions=tuple(row.permissions or ()),
+        owner_active=active,
     )
 
 

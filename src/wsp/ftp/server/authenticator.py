@@ -2,18 +2,23 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from wsp.addresses import address_allowed
-from wsp.database import Database
+from wsp.database import Database, utc_now
+from wsp.ftp.admission import Policy, Reason, denial
 from wsp.ftp.jail import Jail
 from wsp.ftp.logins import Login, find_anonymous, find_login, replace_password_hash
+from wsp.ftp.server.scorer import Scorer
 from wsp.ftp.server.verified import VerifiedPasswords
 from wsp.homes import home_path, open_home
 from wsp.passwords import verify_password
+
+T = TypeVar("T")
 
 ANONYMOUS_NAMES = ("anonymous", "ftp")
 READ_PERMISSIONS = "elr"  # pyftpdlib's letters: enter, list, retrieve
@@ -21,12 +26,23 @@ WRITE_PERMISSIONS = "adfmwMT"  # append, delete, rename, make folders, store, ch
 ANONYMOUS_WRITE_PERMISSIONS = "w"  # leave a file, and never touch what is there
 
 WRONG = "530 Login incorrect."  # one sentence for every reason: it must not tell which accounts exist
+NEEDS_TLS = "530 This login needs TLS: use explicit FTPS (AUTH TLS), and log in again."
 NO_ANONYMOUS = "530 There is no anonymous access here."
 WHICH_DOMAIN = "530 Say which domain: log in as anonymous@<domain>."
 UNAVAILABLE = "421 Logins cannot be checked right now, try again shortly."
 NO_HOME = "421 The home folder of this account cannot be opened."
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a client says, and how it came. `password` stays out of every text that is made of this."""
+
+    username: str
+    password: str = field(repr=False)
+    address: str
+    tls: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,82 +55,116 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The whole answer to the client, and the reason for the log."""
+    """The whole answer to the client, and the true reason, a sentence, for the log and for the account's owner."""
 
     reply: str
     reason: str
+    login: Login | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unverified:
+    """The password has yet to be hashed, which is slow. Without a `login` there is no such account."""
+
+    login: Login | None
 
 
 class Authenticator:
-    """Checks logins against the store. Thread-safe."""
+    """Checks logins against the store, in two steps: one is quick, the other only there when a hash is needed.
 
-    def __init__(self, database: Database, files_root: Path) -> None:
+    So nobody whose password is known, and no anonymous guest, waits behind the hashes of a storm. Thread-safe.
+    """
+
+    def __init__(self, database: Database, files_root: Path, policy: Policy, scorer: Scorer) -> None:
         self._database = database
         self._files_root = files_root
+        self._policy = policy
+        self._scorer = scorer
         self._verified = VerifiedPasswords()
 
-    def check(self, username: str, password: str, address: str) -> Granted | Refused:
-        """The verdict on one attempt. A refusal takes as long as a password hash, whether the account exists or not."""
-        domain = anonymous_domain(username) if _is_text(username) else None
-        try:
-            verdict = (
-                self._check_account(username, password, address) if domain is None else self._check_anonymous(domain)
-            )
-        except SQLAlchemyError as error:
-            logger.error("a login could not be checked: %s", error)
-            return Refused(UNAVAILABLE, "database")
-        except Exception:
-            # The session waits for a verdict, whatever happens here.
-            logger.exception("a login could not be checked")
-            return Refused(UNAVAILABLE, "internal error")
-        if isinstance(verdict, Refused):
-            return verdict
-        try:
-            root = open_home(self._files_root, verdict.home_dir)
-        except OSError as error:
-            logger.error("the home of %s cannot be opened: %s", verdict.username, error)
-            return Refused(NO_HOME, "home")
-        return Granted(verdict, Jail(root, os.fspath(home_path(self._files_root, verdict.home_dir))))
+    def look_up(self, attempt: Attempt) -> Granted | Refused | Unverified:
+        """The verdict, when it does not take a hash."""
+        return _guarded(lambda: self._look_up(attempt))
 
-    def _check_account(self, username: str, password: str, address: str) -> Login | Refused:
-        login = None
-        if _is_text(username):
-            with self._database.reading() as session:
-                login = find_login(session, username)
-        # The session is over: a connection is not held while the password is being hashed.
-        if login is not None and self._verified.knows(username, password, login.password_hash):
-            matches, better = True, None
-        else:
-            matches, better = _verify(password, login.password_hash if login is not None else None)
-        if login is None:
-            return Refused(WRONG, "unknown user")
-        if not matches:
-            return Refused(WRONG, "wrong password")
-        if not login.enabled:
-            return Refused(WRONG, "disabled")
-        if not address_allowed(address, login.allowed_ips):
-            return Refused(WRONG, "address")
-        if better is not None:
-            self._store_better(login, better)
-        self._verified.remember(username, password, login.password_hash)
-        return login
+    def verify(self, attempt: Attempt, unverified: Unverified) -> Granted | Refused:
+        """The verdict of the hash. It takes as long whether the account exists or not."""
+        return _guarded(lambda: self._verify(attempt, unverified.login))
 
-    def _check_anonymous(self, domain: str) -> Login | Refused:
+    def _look_up(self, attempt: Attempt) -> Granted | Refused | Unverified:
+        if not _is_text(attempt.username):
+            return Unverified(None)
+        domain = anonymous_domain(attempt.username)
+        # The session is over soon: a connection is not held while a password is being hashed.
         with self._database.reading() as session:
-            found = find_anonymous(session, domain)
-        if not found:
-            return Refused(NO_ANONYMOUS, "no anonymous access")
-        if len(found) > 1:
-            return Refused(WHICH_DOMAIN, "no domain named")
-        return found[0]
+            if domain is not None:
+                return self._choose_anonymous(attempt, find_anonymous(session, domain))
+            login = find_login(session, attempt.username)
+        if login is not None and self._verified.knows(login.username, attempt.password, login.password_hash):
+            return self._admit(attempt, login)
+        return Unverified(login)
 
-    def _store_better(self, login: Login, better: str) -> None:
+    def _choose_anonymous(self, attempt: Attempt, found: list[Login]) -> Granted | Refused:
+        if not found:
+            return Refused(NO_ANONYMOUS, "There is no such anonymous access.")
+        if len(found) > 1:
+            return Refused(WHICH_DOMAIN, "No domain was named, and several have anonymous access.")
+        return self._admit(attempt, found[0])
+
+    def _verify(self, attempt: Attempt, login: Login | None) -> Granted | Refused:
+        matches, better = _verify(attempt.password, login.password_hash if login is not None else None)
+        if login is None:
+            return self._wrong(attempt, "There is no such account.")
+        if not matches:
+            return self._wrong(attempt, "The password is wrong.", login)
+        stored = better if better is not None and self._store_better(login, better) else login.password_hash
+        # Hashing, and waiting for it, took a while: what was committed meanwhile counts.
+        with self._database.reading() as session:
+            now = find_login(session, login.username)
+        if now is None or now.credential_version != login.credential_version:
+            return self._wrong(attempt, "The password was changed while it was being checked.", login)
+        self._verified.remember(login.username, attempt.password, stored)
+        return self._admit(attempt, now)
+
+    def _admit(self, attempt: Attempt, login: Login) -> Granted | Refused:
+        """The verdict on somebody whose password is right. How many sessions they have is counted as they sit down."""
+        denied = denial(login, attempt.address, tls=attempt.tls, now=utc_now(), policy=self._policy)
+        if denied is not None:
+            if denied.reason is Reason.TLS_REQUIRED:
+                return Refused(NEEDS_TLS, denied.message, login)
+            return self._wrong(attempt, denied.message, login)
+        if not login.anonymous:
+            self._scorer.note(attempt.address, login.username, succeeded=True)
+        try:
+            root = open_home(self._files_root, login.home_dir)
+        except OSError as error:
+            logger.error("the home of %s cannot be opened: %s", login.username, error)
+            return Refused(NO_HOME, "The home folder cannot be opened.", login)
+        return Granted(login, Jail(root, os.fspath(home_path(self._files_root, login.home_dir))))
+
+    def _wrong(self, attempt: Attempt, reason: str, login: Login | None = None) -> Refused:
+        self._scorer.note(attempt.address, login.username if login is not None else "", succeeded=False)
+        return Refused(WRONG, reason, login)
+
+    def _store_better(self, login: Login, better: str) -> bool:
         try:
             with self._database.transaction(announce=False) as session:
-                replace_password_hash(session, login.username, login.password_hash, better)
+                return replace_password_hash(session, login.username, login.password_hash, better)
         except SQLAlchemyError as error:
             # The old hash still does; the next login tries again.
             logger.warning("a better password hash of %s was not stored: %s", login.username, error)
+            return False
+
+
+def _guarded(step: Callable[[], T]) -> T | Refused:
+    """A session waits for a verdict, whatever happens."""
+    try:
+        return step()
+    except SQLAlchemyError as error:
+        logger.error("a login could not be checked: %s", error)
+        return Refused(UNAVAILABLE, "The database could not be asked.")
+    except Exception:
+        logger.exception("a login could not be checked")
+        return Refused(UNAVAILABLE, "The server failed.")
 
 
 def anonymous_domain(username: str) -> str | None:

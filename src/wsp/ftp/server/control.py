@@ -79,6 +79,8 @@ class ControlChannel(TLS_FTPHandler):
 
     def _run_lines(self) -> None:
         while self._lines and not (self._paused or self.is_ending or self._quit_pending):
+            if not self._may_run():
+                return
             self._in_command = True
             try:
                 self._run_line(self._lines.popleft())
@@ -86,6 +88,10 @@ class ControlChannel(TLS_FTPHandler):
                 self._in_command = False
             if self._lost:
                 self.close()
+
+    def _may_run(self) -> bool:
+        """Whether the next command's time has come; when not, somebody resumes when it has."""
+        return True
 
     @property
     def is_ending(self) -> bool:

@@ -2,33 +2,47 @@
 
 import errno
 import logging
+import math
 import socket
-from typing import Any
+import time
+from datetime import datetime
+from typing import Any, Protocol
 
 from OpenSSL import SSL
 from pyftpdlib.servers import FTPServer
 
+from wsp.addresses import normal_address
+from wsp.database import utc_now
 from wsp.errors import StartupError
-from wsp.ftp.server.authenticator import Authenticator
+from wsp.ftp.admission import Policy
+from wsp.ftp.guests import subject_of
+from wsp.ftp.server.authenticator import Attempt, Authenticator, Refused
+from wsp.ftp.server.bans import Bans
 from wsp.ftp.server.checksum import Checksums
 from wsp.ftp.server.data import TlsDataChannel
 from wsp.ftp.server.leftovers import Leftovers
 from wsp.ftp.server.loop import Loop, Offload
+from wsp.ftp.server.seats import Seats
 from wsp.ftp.server.session import GOING_DOWN, Session
+from wsp.ftp.server.shared import STATE_FOLDER
 from wsp.settings import Settings
 
 BACKLOG = 1024
-LOGIN_THREADS = 2
+LOGIN_THREADS = 4  # they wait for PostgreSQL most of the time; SQLite is all processor time, and one is faster
+HASH_THREADS = 2
 LOGINS_WAITING = 512
 COPY_THREADS = 4
 COPIES_WAITING = 32
 DIGEST_THREADS = 2
 DIGESTS_WAITING = 64
 NO_DESCRIPTORS_SECONDS = 0.5  # how long nobody is let in when the process has no descriptor left
+LATE_POLL_SECONDS = 1.0
 DRAIN_SECONDS = 5.0  # how long running transfers may go on after SIGTERM
 DRAIN_POLL_SECONDS = 0.05
 
 TOO_MANY = "421 Too many sessions, try again later."
+TOO_MANY_FROM_THERE = "421 Too many sessions from your address, close one or try again later."
+LATE = "421 You did not log in in time."
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -57,13 +71,35 @@ def listening_socket(host: str, port: int, *, shared: bool) -> socket.socket:
     return sock
 
 
+class LoginReporter(Protocol):
+    """Is told of logins that fail."""
+
+    def login_failed(self, username: str, owner: str, address: str, reason: str) -> None:
+        """`owner` is empty when there is no such account; `reason` is a sentence. Called on the loop."""
+        ...
+
+
+def banned_reply(until: datetime, now: datetime) -> str:
+    """What a banned address is told."""
+    minutes = math.ceil((until - now).total_seconds() / 60)
+    return f"421 Too many failed logins from your address, try again in {minutes} minute{'s' * (minutes != 1)}."
+
+
 class Listener(FTPServer):
     """Accepts sessions and keeps the list of them."""
 
     max_cons = 0  # it would count data connections too; `max_sessions` counts sessions
 
     def __init__(
-        self, sock: socket.socket, loop: Loop, settings: Settings, context: SSL.Context, authenticator: Authenticator
+        self,
+        sock: socket.socket,
+        loop: Loop,
+        settings: Settings,
+        context: SSL.Context,
+        authenticator: Authenticator,
+        bans: Bans,
+        seats: Seats,
+        reporter: LoginReporter | None = None,
     ) -> None:
         first, last = settings.ftp_passive_ports
         channel = type("Channel", (TlsDataChannel,), {"timeout": settings.ftp_idle_timeout})
@@ -80,18 +116,29 @@ class Listener(FTPServer):
         )
         super().__init__(sock, session, ioloop=loop.io, backlog=BACKLOG)
         self.authenticator = authenticator
+        self.bans = bans
+        self.seats = seats
+        self.policy = Policy.of(settings)
+        self.commands_before_login = settings.ftp_commands_before_login
         self.sessions: set[Session] = set()
-        self.logins = Offload(loop, name="ftp-login", threads=LOGIN_THREADS, waiting=LOGINS_WAITING)
+        self.newcomers: dict[Session, float] = {}
+        """Those who are not logged in, and until when (`time.monotonic()`) they have time for it; in that order."""
+        threads = 1 if settings.database.startswith("sqlite") else LOGIN_THREADS
+        self.logins = Offload(loop, name="ftp-login", threads=threads, waiting=LOGINS_WAITING)
+        self.hashes = Offload(loop, name="ftp-hash", threads=HASH_THREADS, waiting=LOGINS_WAITING)
         self.copies = Offload(loop, name="ftp-copy", threads=COPY_THREADS, waiting=COPIES_WAITING)
         self.digests = Offload(loop, name="ftp-digest", threads=DIGEST_THREADS, waiting=DIGESTS_WAITING)
         self.checksums = Checksums(loop, settings.ftp_upload_checksum)
         self.leftovers = Leftovers(
-            settings.data_dir.absolute() / "ftp", settings.files, settings.ftp_keep_partial_hours * 3600.0
+            settings.data_dir.absolute() / STATE_FOLDER, settings.files, settings.ftp_keep_partial_hours * 3600.0
         )
         self.keep_releases = settings.ftp_keep_releases
         self._loop = loop
-        self._max_sessions = settings.ftp_max_sessions
+        self._reporter = reporter
+        self._login_timeout = settings.ftp_login_timeout
+        self._per_address = settings.ftp_max_sessions_per_address
         self._stopping = False
+        self._turn_out_the_late()
 
     def handle_accept(self) -> None:
         try:
@@ -109,13 +156,67 @@ class Listener(FTPServer):
             self.add_channel()
 
     def handle_accepted(self, sock: socket.socket, addr: Any) -> None:
-        if self._stopping or len(self.sessions) >= self._max_sessions:
-            _turn_away(sock, GOING_DOWN if self._stopping else TOO_MANY)
+        if self._stopping:
+            _turn_away(sock, GOING_DOWN)
             return
-        session = self.handler(sock, self, ioloop=self.ioloop)
-        if session.connected:
-            self.sessions.add(session)
-            session.handle()
+        address, now = normal_address(addr[0]), utc_now()
+        until = self.bans.until(address, now)
+        if until is not None:
+            _turn_away(sock, banned_reply(until, now))
+            return
+        limit = 0 if self._per_address == 0 or self.bans.is_exempt(address) else self._per_address
+        seat = self.seats.take(subject_of(address), limit)
+        if seat is None:
+            _turn_away(sock, TOO_MANY if self.seats.is_full() else TOO_MANY_FROM_THERE)
+            return
+        try:
+            session = self.handler(sock, self, ioloop=self.ioloop)
+        except BaseException:
+            self.seats.leave(seat)
+            raise
+        if not session.connected:
+            self.seats.leave(seat)
+            return
+        session.seat = seat
+        self.sessions.add(session)
+        self.await_login(session)
+        session.handle()
+
+    def await_login(self, session: Session) -> None:
+        """Give a session its time to log in."""
+        self.newcomers.pop(session, None)
+        self.newcomers[session] = time.monotonic() + self._login_timeout
+
+    def forget(self, session: Session) -> None:
+        """A session has ended."""
+        if session in self.sessions:
+            self.sessions.discard(session)
+            self.newcomers.pop(session, None)
+            self.seats.leave(session.seat)
+
+    def turn_out_the_banned(self) -> None:
+        """End the sessions of banned addresses, but for those that are logged in."""
+        now = utc_now()
+        for session in list(self.newcomers):
+            until = self.bans.until(session.remote_ip, now)
+            if until is not None:
+                session.turn_out(banned_reply(until, now))
+
+    def note_refusal(self, attempt: Attempt, refused: Refused) -> None:
+        """Tell of a login that failed."""
+        logger.info("login failed: user %r from %s: %s", attempt.username, attempt.address, refused.reason)
+        if self._reporter is not None:
+            owner = refused.login.owner if refused.login is not None else ""
+            self._reporter.login_failed(attempt.username, owner, attempt.address, refused.reason)
+
+    def _turn_out_the_late(self) -> None:
+        now = time.monotonic()
+        for session, until in list(self.newcomers.items()):
+            if until > now:
+                break
+            session.turn_out(LATE)
+        if not self._closed:
+            self.ioloop.call_later(LATE_POLL_SECONDS, self._turn_out_the_late)
 
     def handle_error(self) -> None:
         # pyftpdlib's closes the listening socket: one bad connection would end the service.

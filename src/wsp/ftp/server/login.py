@@ -2,19 +2,22 @@
 
 import logging
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 from OpenSSL import SSL
 from pyftpdlib.exceptions import FilesystemError
 
+from wsp.ftp.admission import session_limit, too_many_sessions
 from wsp.ftp.logins import Login
-from wsp.ftp.server.authenticator import Granted, Permissions, Refused
+from wsp.ftp.server.authenticator import Attempt, Granted, Permissions, Refused, Unverified
 from wsp.ftp.server.control import ControlChannel
 from wsp.ftp.server.filesystem import JailedFilesystem
 
-FAILED_LOGIN_SECONDS = 1.0  # what a wrong password costs the client
+FAILED_LOGIN_SECONDS = 1.0  # what a wrong password costs the client, or a multiple of it when checks have to wait
 BUSY = "421 Too many logins are waiting to be checked, try again shortly."
+TOO_MANY_OF_ACCOUNT = "421 This account has too many sessions, close one or try again later."
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +29,12 @@ class LoginChannel(ControlChannel):
     authenticated: bool
     authorizer: Permissions
     fs: JailedFilesystem | None
+    seat: int
 
     def __init__(self, conn: socket.socket, server: Any, ioloop: Any = None) -> None:
         self.login: Login | None = None
         self._pbsz = self._prot = False
+        self._second, self._commands = 0.0, 0  # how many commands came before the login, in the present second
         super().__init__(conn, server, ioloop)
 
     @property
@@ -47,39 +52,71 @@ class LoginChannel(ControlChannel):
         if not self.username:
             self.respond("503 Send USER first.")
             return
-        authenticator, username, address = self.server.authenticator, self.username, self.remote_ip
+        authenticator, asked_at = self.server.authenticator, time.monotonic()
+        attempt = Attempt(self.username, line, self.remote_ip, bool(self._ssl_established))
         self._pause()
 
-        def check() -> Callable[[], None]:
-            verdict = authenticator.check(username, line, address)
-            return lambda: self._on_verdict(username, verdict)
+        def look_up() -> Callable[[], None]:
+            verdict = authenticator.look_up(attempt)
+            return lambda: self._on_verdict(attempt, verdict, asked_at)
 
-        if not self.server.logins.submit(check):
+        if not self.server.logins.submit(look_up):
             self._hang_up(BUSY)
 
-    def _on_verdict(self, username: str, verdict: Granted | Refused) -> None:
-        if self.is_ending or username != self.username or self.authenticated:
+    def _on_verdict(self, attempt: Attempt, verdict: Granted | Refused | Unverified, asked_at: float) -> None:
+        if isinstance(verdict, Refused):
+            self.server.note_refusal(attempt, verdict)
+        if self.is_ending or attempt.username != self.username or self.authenticated:
             if isinstance(verdict, Granted):
                 verdict.jail.close()  # nobody is there any more to let in
+        elif isinstance(verdict, Unverified):
+            self._hash(attempt, verdict, asked_at)
+        elif isinstance(verdict, Refused):
+            self._on_refused(verdict, asked_at)
+        else:
+            self._on_granted(attempt, verdict)
+
+    def _hash(self, attempt: Attempt, unverified: Unverified, asked_at: float) -> None:
+        authenticator = self.server.authenticator
+
+        def verify() -> Callable[[], None]:
+            verdict = authenticator.verify(attempt, unverified)
+            return lambda: self._on_verdict(attempt, verdict, asked_at)
+
+        if not self.server.hashes.submit(verify):
+            self._hang_up(BUSY)
+
+    def _on_granted(self, attempt: Attempt, granted: Granted) -> None:
+        login, limit = granted.login, session_limit(granted.login, self.server.policy)
+        if not self.server.seats.sit(self.seat, login.username, limit):
+            granted.jail.close()
+            refused = Refused(TOO_MANY_OF_ACCOUNT, too_many_sessions(limit).message, login)
+            self.server.note_refusal(attempt, refused)
+            self._hang_up(refused.reply)
             return
-        if isinstance(verdict, Refused):
-            logger.info("login failed: user %r from %s: %s", username, self.remote_ip, verdict.reason)
-            self.username = ""
-            if verdict.reply.startswith("421"):
-                self._hang_up(verdict.reply)
-            else:
-                self.call_later(FAILED_LOGIN_SECONDS, self._refuse, verdict.reply)
-            return
-        self.login = verdict.login
-        self.authorizer = Permissions(verdict.login)
-        self.fs = JailedFilesystem(verdict.jail, verdict.login.username, self, adds_only=verdict.login.anonymous)
+        self.login = login
+        self.authorizer = Permissions(login)
+        self.fs = JailedFilesystem(granted.jail, login.username, self, adds_only=login.anonymous)
         self.authenticated = True
         self.attempted_logins = 0
-        logger.info("login: user %s from %s, TLS %s", verdict.login.username, self.remote_ip, self._ssl_established)
+        self.server.newcomers.pop(self, None)
+        logger.info("login: user %s from %s, TLS %s", login.username, self.remote_ip, self._ssl_established)
         self.respond("230 Logged in.")
         self._resume()
 
+    def _on_refused(self, refused: Refused, asked_at: float) -> None:
+        self.username = ""
+        if refused.reply.startswith("421"):
+            self._hang_up(refused.reply)
+            return
+        # At a full second after the question: how long the check took, which depends on how the account's password
+        # was hashed, must not tell that there is an account.
+        passed = (time.monotonic() - asked_at) % FAILED_LOGIN_SECONDS
+        self.call_later(FAILED_LOGIN_SECONDS - passed, self._refuse, refused.reply)
+
     def _refuse(self, reply: str) -> None:
+        if self.is_ending:
+            return
         self.attempted_logins += 1
         if self.attempted_logins >= self.max_login_attempts:
             self._hang_up(reply)
@@ -93,6 +130,8 @@ class LoginChannel(ControlChannel):
         super().flush_account()
         self._pbsz, self._prot = pbsz, prot
         self.login = None
+        self.server.seats.stand(self.seat)
+        self.server.await_login(self)
         if self.fs is not None:
             self.fs.close()
             self.fs = None
@@ -100,6 +139,31 @@ class LoginChannel(ControlChannel):
     def ftp_REIN(self, line: str) -> None:
         super().ftp_REIN(line)
         self._pbsz = self._prot = False
+
+    # Before the login
+
+    def turn_out(self, reply: str) -> None:
+        """End a session that is not logged in."""
+        if self.is_ending:
+            return
+        if self._ssl_accepting:
+            self.close()  # in the middle of a handshake, nothing can be said
+        else:
+            self._hang_up(reply)
+
+    def _may_run(self) -> bool:
+        """A client that is not logged in, and sends commands faster than allowed, waits for the next second."""
+        if self.authenticated:
+            return True
+        now = time.monotonic()
+        if now - self._second >= 1.0:
+            self._second, self._commands = now, 0
+        if self._commands >= self.server.commands_before_login:
+            self._pause()
+            self.call_later(1.0 - (now - self._second), self._resume)
+            return False
+        self._commands += 1
+        return True
 
     # TLS
 

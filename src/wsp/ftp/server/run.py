@@ -17,9 +17,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wsp.database import Database
 from wsp.errors import StartupError
+from wsp.ftp.admission import Policy
+from wsp.ftp.guests import BanRules
 from wsp.ftp.server.authenticator import Authenticator
+from wsp.ftp.server.bans import BanFollower, Bans
 from wsp.ftp.server.listener import Listener, listening_socket
 from wsp.ftp.server.loop import Loop
+from wsp.ftp.server.scorer import Scorer
+from wsp.ftp.server.seats import Seats
+from wsp.ftp.server.shared import STATE_FOLDER, WorkerNumber
 from wsp.ftp.server.tls import make_context
 from wsp.heartbeat import Heartbeat
 from wsp.homes import make_files_root
@@ -42,10 +48,16 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
     context = make_context(settings)
     make_files_root(settings.files)
     with _claimed_port(settings) as sock:
+        worker, seats = _seats(settings)
         database = Database(settings.database)
         loop = Loop()
         try:
-            listener = Listener(sock, loop, settings, context, Authenticator(database, settings.files))
+            bans = Bans(settings.ftp_ban_exempt)
+            follower = BanFollower(database, bans, lambda: loop.call(listener.turn_out_the_banned))
+            rules = BanRules(settings.ftp_ban_failures, settings.ftp_ban_seconds)
+            scorer = Scorer(database, bans, rules, lambda: loop.call(listener.turn_out_the_banned))
+            authenticator = Authenticator(database, settings.files, Policy.of(settings), scorer)
+            listener = Listener(sock, loop, settings, context, authenticator, bans, seats)
             heartbeat = Heartbeat(
                 database,
                 "ftp",
@@ -63,16 +75,33 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
             loop.catch_signals(stop)
             try:
                 heartbeat.start()
+                follower.start()
             except SQLAlchemyError as error:
                 raise StartupError(f"the database cannot be reached: {type(error).__name__}") from error
             listener.leftovers.start()
+            scorer.start()
             logger.info("FTP is served on %s port %d", settings.ftp_host, settings.ftp_port)
             loop.run()
             sign_off.join(SIGN_OFF_SECONDS)
+            follower.stop()
         finally:
             loop.close()
             database.close()
+            seats.close()
+            worker.release()
     logger.info("FTP has ended")
+
+
+def _seats(settings: Settings) -> tuple[WorkerNumber, Seats]:
+    folder = settings.data_dir / STATE_FOLDER
+    try:
+        worker = WorkerNumber(folder)
+        return worker, Seats(folder, worker, settings.ftp_max_sessions)
+    except OSError as error:
+        raise StartupError(
+            f"cannot keep count of FTP sessions in {folder} ({error.strerror or error}); "
+            "a writable WSP_DATA_DIR is needed"
+        ) from None
 
 
 @contextmanager

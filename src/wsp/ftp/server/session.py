@@ -109,7 +109,7 @@ class Session(DeployCommands):
         self.data_channel = None  # pyftpdlib deletes it, while that channel itself may be about to close
         if fs is not None:
             fs.close()
-        self.server.sessions.discard(self)
+        self.server.forget(self)
         logger.info(
             "disconnect: user %s from %s after %.0f s",
             login.username if login is not None else "nobody",
