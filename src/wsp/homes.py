@@ -1,4 +1,4 @@
-"""The panel's name space of home folders, `/home/<owner>[/<domain>]`, and where it lies on this machine."""
+"""The panel's name space of home folders, `/home/<owner>[/<domain>][/<folder>]`, and where it lies on this machine."""
 
 import os
 from contextlib import suppress
@@ -11,9 +11,9 @@ HOME_MODE = 0o750
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-def home_dir(owner: str, domain: str = "") -> str:
-    """The panel's name for the folder of an owner, or of one of their domains."""
-    return f"/home/{owner}/{domain}" if domain else f"/home/{owner}"
+def home_dir(owner: str, domain: str = "", subdir: str = "") -> str:
+    """The panel's name for the folder of an owner, or of one of their domains, or of a folder `subdir` in there."""
+    return "/".join(filter(None, ("/home", owner, domain, subdir)))
 
 
 def make_files_root(files_root: Path) -> None:

@@ -4,9 +4,31 @@ from functools import cache
 
 from passlib.context import LazyCryptContext
 
+MAX_HASH_CHARS = 255
+FORMATS = (
+    "argon2, bcrypt ($2a$, $2b$, $2y$), $6$, $5$, $1$, $apr1$ or pbkdf2 ($pbkdf2$, $pbkdf2-sha256$, $pbkdf2-sha512$)"
+)
+
+# The dearest hash that a login may have to compute: about a second. Beyond that, one account slows down every login.
+MAX_ROUNDS = {
+    "bcrypt": 14,  # a power of two
+    "sha512_crypt": 1_000_000,
+    "sha256_crypt": 1_000_000,
+    "pbkdf2_sha1": 2_000_000,
+    "pbkdf2_sha256": 2_000_000,
+    "pbkdf2_sha512": 1_000_000,
+    "argon2": 10,
+}
+MAX_ARGON2_KIB = 256 * 1024
+MAX_ARGON2_LANES = 16
+BCRYPT_BYTES = 72  # of a longer password, bcrypt looks at so many
+
+_ARGON2_AND_CRYPT = ("argon2", "bcrypt", "sha512_crypt", "sha256_crypt", "md5_crypt", "apr_md5_crypt")
+_PBKDF2 = ("pbkdf2_sha1", "pbkdf2_sha256", "pbkdf2_sha512")
+
 # OWASP's second argon2id choice (19 MiB, 2 passes, 1 lane): a login storm must not take gigabytes.
 _CONTEXT = LazyCryptContext(  # not every process that could check a password ever does
-    schemes=["argon2", "bcrypt", "sha512_crypt", "sha256_crypt", "md5_crypt", "apr_md5_crypt", "pbkdf2_sha256"],
+    schemes=[*_ARGON2_AND_CRYPT, *_PBKDF2],
     deprecated="auto",
     argon2__type="ID",
     argon2__memory_cost=19 * 1024,
@@ -29,8 +51,40 @@ def verify_password(password: str, stored: str | None) -> tuple[bool, str | None
     if stored is None:
         _CONTEXT.verify(password, _hash_of_nothing())
         return False, None
-    matches, better = _CONTEXT.verify_and_update(password, stored)
-    return bool(matches), better
+    is_bcrypt = _CONTEXT.identify(stored) == "bcrypt"
+    if not _CONTEXT.verify(password.encode()[:BCRYPT_BYTES] if is_bcrypt else password, stored):
+        return False, None
+    return True, hash_password(password) if _CONTEXT.needs_update(stored) else None
+
+
+def check_hash(value: str) -> str:
+    """The value, when it is a whole hash that `verify_password()` can check in about a second at most.
+
+    Raises ValueError with a sentence that goes behind the name of a field.
+    """
+    scheme = _CONTEXT.identify(value)
+    if scheme is None:
+        raise ValueError(f"must be in one of these formats: {FORMATS}")
+    try:
+        parsed = _CONTEXT.handler(scheme).from_string(value)
+    except ValueError:
+        parsed = None
+    if parsed is None or not parsed.checksum:
+        raise ValueError("is not a whole hash: some of it is missing, or does not belong there")
+    rounds = getattr(parsed, "rounds", 0)
+    if rounds > MAX_ROUNDS.get(scheme, rounds):
+        raise ValueError(f"takes too long to check: its cost may be at most {MAX_ROUNDS[scheme]}")
+    if scheme == "argon2":
+        _check_argon2(parsed.memory_cost, rounds, parsed.parallelism)
+    return value
+
+
+def _check_argon2(memory: int, passes: int, lanes: int) -> None:
+    if memory > MAX_ARGON2_KIB or memory * passes > 2 * MAX_ARGON2_KIB or lanes > MAX_ARGON2_LANES:
+        raise ValueError(
+            f"takes too long to check: argon2 may have m={MAX_ARGON2_KIB} and p={MAX_ARGON2_LANES} at most, "
+            f"and m times t may be {2 * MAX_ARGON2_KIB}"
+        )
 
 
 @cache

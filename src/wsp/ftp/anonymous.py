@@ -1,7 +1,9 @@
 """Anonymous access of domains. A domain belongs to the owner who first configured it."""
 
+from datetime import datetime
 from typing import Any
 
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from wsp.database import utc_now
@@ -10,14 +12,16 @@ from wsp.ftp.models import AnonymousAccess
 from wsp.owners import require_owner
 
 
-def get_access(session: Session, visible_to: str | None, domain: str, *, owner: str) -> AnonymousAccess:
+def get_access(
+    session: Session, visible_to: str | None, domain: str, *, owner: str, change: bool = False
+) -> AnonymousAccess:
     """The settings of a domain; those of one never configured are off, and would be `owner`'s.
 
-    Raises NotFound when the domain is somebody else's.
+    With `change`, locked until the commit. Raises NotFound when the domain is somebody else's.
     """
-    access = session.get(AnonymousAccess, domain)
+    access = session.get(AnonymousAccess, domain, with_for_update=change)
     if access is None:
-        return AnonymousAccess(domain=domain, owner=owner, enabled=False, allow_upload=False)
+        return _never_configured(domain, owner)
     if visible_to is not None and access.owner != visible_to:
         raise NotFound("Domain not found")
     return access
@@ -30,17 +34,32 @@ def change_access(
 
     Raises Invalid when there is no such owner, NotFound when the domain is somebody else's.
     """
-    access = get_access(session, visible_to, domain, owner=owner)
+    access = get_access(session, visible_to, domain, owner=owner, change=bool(changes))
     if not changes:
         return access
     now = utc_now()
     require_owner(session, owner)
     if access.created_at is None:
-        access.owner = owner
-        access.created_at = now
-        session.add(access)
+        _claim(session, domain, owner, now)
+        # Somebody else may have been quicker: then it is theirs, and does not exist for this one.
+        access = get_access(session, visible_to, domain, owner=owner, change=True)
     for name, value in changes.items():
         setattr(access, name, value)
     access.updated_at = now
     session.flush()
     return access
+
+
+def _never_configured(domain: str, owner: str) -> AnonymousAccess:
+    columns = AnonymousAccess.__table__.columns
+    defaults = {column.name: column.default.arg for column in columns if column.default is not None}
+    return AnonymousAccess(domain=domain, owner=owner, **defaults)
+
+
+def _claim(session: Session, domain: str, owner: str, now: datetime) -> None:
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    session.execute(
+        insert(AnonymousAccess)
+        .values(domain=domain, owner=owner, created_at=now, updated_at=now)
+        .on_conflict_do_nothing()
+    )

@@ -1,85 +1,112 @@
 """What the API takes and says of FTP accounts."""
 
-import re
 from typing import Annotated, Any, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 from sqlalchemy import Row
 
+from wsp.ftp.fields import (
+    AccountName,
+    AllowedIps,
+    AllowMkdir,
+    AllowUpload,
+    AnonymousEnabled,
+    AnonymousQuotaMb,
+    AnonymousReadOnly,
+    Description,
+    DownloadKbps,
+    Enabled,
+    ExpiresAt,
+    HomeSubdir,
+    MaxConnections,
+    MaxSessions,
+    Password,
+    PasswordHash,
+    Permissions,
+    QuotaMb,
+    RateKbps,
+    ReadOnly,
+    RequireTls,
+    UploadKbps,
+    WelcomeMessage,
+)
+from wsp.ftp.folders import FolderRule
 from wsp.ftp.models import AnonymousAccess, FtpAccount
+from wsp.homes import home_dir
+from wsp.passwords import hash_password
 from wsp.rest.bodies import ChangeBody, RequestBody, left_out
-from wsp.rest.fields import Domain, Networks, Owner, Timestamp, one_line, rfc3339
+from wsp.rest.fields import Domain, Owner, Timestamp, rfc3339
 
-MAX_QUOTA_MB = 2**40
-MAX_PASSWORD_CHARS = 256  # an FTP command line is at most 2 KiB, in UTF-8
-
-
-def _account_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", value):
-        raise ValueError("may have letters, digits, '.', '-' and '_' only")
-    return value
+WhenSet = Field(exclude_if=lambda value: not value)
+"""Of an answer: left out as long as it holds its default."""
 
 
-AccountName = Annotated[
-    str,
-    Field(
-        title="Username",
-        min_length=2,
-        max_length=32,
-        description="Letters, digits, `.`, `-`, `_`. The account's full name is `<owner>_<name>`",
-        examples=["deploy"],
-    ),
-    AfterValidator(_account_name),
-]
-Password = Annotated[
-    str,
-    Field(
-        title="Password",
-        min_length=1,
-        max_length=MAX_PASSWORD_CHARS,
-        description="Any text without control characters; sent as UTF-8 over FTP",
-        examples=["S3cure•pass"],
-    ),
-    AfterValidator(one_line),
-]
-QuotaMb = Annotated[
-    int,
-    Field(
-        title="Quota",
-        ge=0,
-        le=MAX_QUOTA_MB,
-        description="MB (2^20 bytes); 0 = unlimited. Kept and shown; the FTP server does not enforce it yet",
-        examples=[500],
-    ),
-]
-ReadOnly = Annotated[bool, Field(title="Read only", description="Downloads and listings only")]
-Enabled = Annotated[bool, Field(title="Enabled", description="May it be used to log in?")]
-AllowedIps = Annotated[Networks, Field(title="Allowed IPs")]
+class AccountFields(ChangeBody):
+    """What a new account and a change of one have in common."""
 
-
-class AccountCreate(RequestBody):
-    """A new FTP account."""
-
-    username: AccountName
-    password: Password
-    domain: Domain = ""
-    quota_mb: QuotaMb = 0
-    read_only: ReadOnly = False
-    enabled: Enabled = True
-    allowed_ips: AllowedIps = Field(default=[])
-    owner: Owner = left_out()
-
-
-class AccountChange(ChangeBody):
-    """Changes to an FTP account. They are true for the next login."""
-
-    password: Password = left_out()
     domain: Domain = left_out()
     quota_mb: QuotaMb = left_out()
     read_only: ReadOnly = left_out()
     enabled: Enabled = left_out()
     allowed_ips: AllowedIps = left_out()
+    require_tls: RequireTls = left_out()
+    expires_at: ExpiresAt | None = left_out()
+    max_sessions: MaxSessions = left_out()
+    upload_kbps: UploadKbps = left_out()
+    download_kbps: DownloadKbps = left_out()
+    permissions: Permissions = left_out()
+    home_subdir: HomeSubdir = left_out()
+    description: Description = left_out()
+
+    def columns(self) -> dict[str, Any]:
+        """What the request named, as the account keeps it. Hashes a password: slow."""
+        columns = self.named()
+        if "password" in columns:
+            columns["password_hash"] = hash_password(columns.pop("password"))
+        return columns
+
+
+class Secret(ChangeBody):
+    """The password, in clear text or hashed: the first fields that are checked."""
+
+    password: Password = left_out()
+    password_hash: PasswordHash = left_out()
+
+    @field_validator("password_hash")
+    @classmethod
+    def _one_of_the_two(cls, value: str, info: ValidationInfo) -> str:
+        if "password" in info.data and info.data["password"] is not None:
+            raise ValueError("cannot be given together with a password")
+        return value
+
+
+class NewName(ChangeBody):
+    """The name of a new account: what is checked before all else."""
+
+    username: AccountName
+
+
+class AccountCreate(AccountFields, Secret, NewName):
+    """A new FTP account. It needs either `password` or `password_hash`."""
+
+    owner: Owner = left_out()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _needs_a_password(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.keys() & {"password", "password_hash"}:
+            return {**data, "password": ""}  # what is wrong with that one is what has to be said
+        return data
+
+    def columns(self) -> dict[str, Any]:
+        """The same, without what names the account."""
+        columns = super().columns()
+        return {name: columns[name] for name in columns if name not in ("username", "owner")}
+
+
+class AccountChange(AccountFields, Secret):
+    """Changes to an FTP account."""
 
 
 class IpRestrictions(RequestBody):
@@ -89,7 +116,7 @@ class IpRestrictions(RequestBody):
 
 
 class AccountOut(BaseModel):
-    """An FTP account. `domain` and `allowed_ips` are there when they are set."""
+    """An FTP account. What comes behind `updated_at` is there when it is set."""
 
     username: Annotated[str, Field(examples=["admin_deploy"])]
     owner: Annotated[str, Field(examples=["admin"])]
@@ -99,24 +126,25 @@ class AccountOut(BaseModel):
     enabled: Annotated[bool, Field(examples=[True])]
     created_at: Timestamp
     updated_at: Timestamp
-    domain: Annotated[str, Field(exclude_if=lambda domain: not domain)] = ""
-    allowed_ips: Annotated[list[str], Field(exclude_if=lambda networks: not networks)] = Field(default=[])
+    domain: Annotated[str, WhenSet] = ""
+    allowed_ips: Annotated[list[str], WhenSet] = Field(default=[])
+    require_tls: Annotated[bool, WhenSet] = False
+    expires_at: Annotated[Timestamp | None, WhenSet] = None
+    max_sessions: Annotated[int, WhenSet] = 0
+    upload_kbps: Annotated[int, WhenSet] = 0
+    download_kbps: Annotated[int, WhenSet] = 0
+    permissions: Annotated[list[FolderRule] | None, WhenSet] = None
+    home_subdir: Annotated[str, WhenSet] = ""
+    description: Annotated[str, WhenSet] = ""
 
     @classmethod
     def of(cls, account: FtpAccount | Row[Any], zone: ZoneInfo) -> Self:
         """An account as answers show it."""
-        return cls(
-            username=account.username,
-            owner=account.owner,
-            home_dir=account.home_dir,
-            quota_mb=account.quota_mb,
-            read_only=account.read_only,
-            enabled=account.enabled,
-            created_at=rfc3339(account.created_at, zone),
-            updated_at=rfc3339(account.updated_at, zone),
-            domain=account.domain,
-            allowed_ips=account.allowed_ips,
-        )
+        shown = {name: getattr(account, name) for name in AccountOut.model_fields}
+        for name in ("created_at", "updated_at", "expires_at"):
+            if shown[name] is not None:
+                shown[name] = rfc3339(shown[name], zone)
+        return cls(**shown)
 
 
 class RestrictedAccountOut(AccountOut):
@@ -143,8 +171,14 @@ class FtpStatus(BaseModel):
 class AnonymousChange(ChangeBody):
     """Changes to the anonymous access of a domain."""
 
-    enabled: Annotated[bool, Field(title="Enabled", description="May anybody log in, without a password?")] = left_out()
-    allow_upload: Annotated[bool, Field(title="Allow upload", description="May anybody upload?")] = left_out()
+    enabled: AnonymousEnabled = left_out()
+    read_only: AnonymousReadOnly = left_out()
+    allow_upload: AllowUpload = left_out()
+    allow_mkdir: AllowMkdir = left_out()
+    max_connections: MaxConnections = left_out()
+    rate_kbps: RateKbps = left_out()
+    quota_mb: AnonymousQuotaMb = left_out()
+    welcome_message: WelcomeMessage = left_out()
     owner: Owner = left_out()
 
 
@@ -155,15 +189,16 @@ class AnonymousOut(BaseModel):
     owner: Annotated[str, Field(examples=["admin"])]
     home_dir: Annotated[str, Field(examples=["/home/admin/example.com"])]
     enabled: bool
+    read_only: bool
     allow_upload: bool
+    allow_mkdir: bool
+    max_connections: int
+    rate_kbps: int
+    quota_mb: int
+    welcome_message: str
 
     @classmethod
-    def of(cls, access: AnonymousAccess, home_dir: str) -> Self:
+    def of(cls, access: AnonymousAccess) -> Self:
         """The settings as answers show them."""
-        return cls(
-            domain=access.domain,
-            owner=access.owner,
-            home_dir=home_dir,
-            enabled=access.enabled,
-            allow_upload=access.allow_upload,
-        )
+        shown = {name: getattr(access, name) for name in cls.model_fields if name != "home_dir"}
+        return cls(home_dir=home_dir(access.owner, access.domain), **shown)

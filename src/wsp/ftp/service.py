@@ -17,19 +17,8 @@ from wsp.paging import Page, fetch_rows, matching
 _SHOWN = select(*(column for column in FtpAccount.__table__.columns if column.name not in ("id", "password_hash")))
 
 
-def create_account(
-    session: Session,
-    *,
-    owner: str,
-    name: str,
-    password_hash: str,
-    domain: str = "",
-    quota_mb: int = 0,
-    read_only: bool = False,
-    enabled: bool = True,
-    allowed_ips: list[str] | None = None,
-) -> FtpAccount:
-    """Add the account `<owner>_<name>`. `quota_mb` is in MB of 2^20 bytes, 0 = unlimited.
+def create_account(session: Session, *, owner: str, name: str, password_hash: str, **columns: Any) -> FtpAccount:
+    """Add the account `<owner>_<name>`. Columns that are not named hold their defaults.
 
     Raises Invalid when there is no such owner, Conflict when the name is in use.
     """
@@ -37,15 +26,11 @@ def create_account(
     account = FtpAccount(
         username=f"{require_owner(session, owner)}_{name}",
         owner=owner,
-        domain=domain,
-        home_dir=home_dir(owner, domain),
+        home_dir=home_dir(owner, columns.get("domain", ""), columns.get("home_subdir", "")),
         password_hash=password_hash,
-        quota_mb=quota_mb,
-        read_only=read_only,
-        enabled=enabled,
-        allowed_ips=allowed_ips or [],
         created_at=now,
         updated_at=now,
+        **columns,
     )
     session.add(account)
     try:
@@ -82,14 +67,15 @@ def get_account(session: Session, visible_to: str | None, username: str, *, chan
 
 
 def change_account(session: Session, visible_to: str | None, username: str, changes: dict[str, Any]) -> FtpAccount:
-    """Set the named columns, if there are any. Changing the domain moves the account's home with it."""
+    """Set the named columns, if there are any. Changing the domain or the folder in it moves the account's home."""
     account = get_account(session, visible_to, username, change=True)
     if not changes:
         return account
     for name, value in changes.items():
         setattr(account, name, value)
-    if "domain" in changes:
-        account.home_dir = home_dir(account.owner, account.domain)
+    account.home_dir = home_dir(account.owner, account.domain, account.home_subdir)
+    if "password_hash" in changes:
+        account.credential_version += 1
     account.updated_at = utc_now()
     session.flush()
     return account

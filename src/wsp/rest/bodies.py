@@ -17,6 +17,7 @@ _TYPE_NAMES = {
     "int_parsing": "an integer",
     "list_type": "a list",
     "dict_type": "an object",
+    "model_type": "an object",
 }
 
 
@@ -44,11 +45,9 @@ class RequestBody(BaseModel):
         if not location:
             return BODY_FIELD, "The body must be a JSON object"
         name = str(location[0])
-        if error["type"] == "extra_forbidden":
+        if error["type"] == "extra_forbidden" and len(location) == 1:
             return name[:100], f"Unknown field '{name[:100]}'"
-        title = cls._title(name)
-        if len(location) > 1:
-            title = f"{title}: item {int(location[1]) + 1}"
+        title = ": ".join([cls._title(name), *(_step(step) for step in location[1:])])
         return name, _sentence(title, error, cls._least_characters(name))
 
     @classmethod
@@ -77,8 +76,15 @@ class ChangeBody(RequestBody):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
+def _step(step: str | int) -> str:
+    """A part of the way to a value inside a field."""
+    return f"item {step + 1}" if isinstance(step, int) else step[:100]
+
+
 def _sentence(title: str, error: ErrorDetails, least: int) -> str:
     kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"{title} is unknown"
     if kind in ("missing", "string_too_short"):
         return f"{title} is required" if least <= 1 else f"{title} must be at least {least} characters"
     if kind == "string_too_long":

@@ -1,7 +1,7 @@
 """Field rules that more than one area uses, as named types with a description and an example."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from ipaddress import IPv6Network, ip_network
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
@@ -125,6 +125,25 @@ Timestamp = Annotated[
         examples=["2026-05-18T17:44:36+07:00"],
     ),
 ]
+
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
+# In every time zone these are still years that a date can have.
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+def instant(value: str) -> datetime:
+    """The instant that an RFC 3339 text with an offset means, in UTC and whole seconds. Raises ValueError."""
+    try:
+        if not _INSTANT.fullmatch(value):
+            raise ValueError
+        parsed = datetime.fromisoformat(value.upper()).replace(microsecond=0)
+        if not EARLIEST <= parsed < LATEST:
+            raise ValueError
+        return parsed.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("must be a time with an offset (RFC 3339), as in 2026-05-18T17:44:36+07:00") from None
+
 
 UNSET_TIME: Literal["0001-01-01T00:00:00Z"] = "0001-01-01T00:00:00Z"
 

@@ -14,11 +14,13 @@ pytestmark = pytest.mark.e2e
 
 WRONG_TYPES: dict[str, list[Any]] = {
     "string": [5, True, None, [], {}, 1.5],
+    "string or null": [5, True, [], {}, 1.5],
     "integer": ["5", 1.5, True, None, [], {}],
     "boolean": ["yes", 1, 0, None, [], {}],
     "list": ["192.0.2.1", 5, None, {}, [5], [None], [["192.0.2.1"]]],
 }
 
+BEYOND_64_BITS = 2**63
 # body of a valid request, then for each field: its type, and values of that type that are wrong
 FTP_CREATE = {"username": "deploy", "password": "pw"}
 FTP_FIELDS: dict[str, tuple[str, list[Any]]] = {
@@ -58,6 +60,98 @@ FTP_FIELDS: dict[str, tuple[str, list[Any]]] = {
             ["fe80::1%eth0"],
         ],
     ),
+    "require_tls": ("boolean", []),
+    "expires_at": (
+        "string or null",
+        [
+            "",
+            "tomorrow",
+            "2027-01-31",
+            "2027-01-31T00:00:00",
+            "2027-01-31 00:00:00Z",
+            "2027-02-30T00:00:00Z",
+            "2027-01-31T24:00:01Z",
+            "2027-01-31T00:00:00+25:00",
+            "0001-01-01T00:00:00+14:00",
+            "9999-12-31T23:59:59-14:00",
+            "٢٠٢٧-01-31T00:00:00Z",
+        ],
+    ),
+    "max_sessions": ("integer", [-1, BEYOND_64_BITS, 2**20 + 1]),
+    "upload_kbps": ("integer", [-1, BEYOND_64_BITS, 2**30 + 1]),
+    "download_kbps": ("integer", [-1, BEYOND_64_BITS, 2**30 + 1]),
+    "permissions": (
+        "list",
+        [
+            ["/"],
+            [{}],
+            [{"folder": "/"}],
+            [{"allow": ["list"]}],
+            [{"folder": "/", "allow": "list"}],
+            [{"folder": "/", "allow": ["execute"]}],
+            [{"folder": "/", "allow": [["list"]]}],
+            [{"folder": "/", "allow": [], "deny": []}],
+            [{"folder": 5, "allow": []}],
+            [{"folder": folder, "allow": []} for folder in ("/a", "/b", "/a")],
+            *([{"folder": f, "allow": []}] for f in ("", "a", "/a/", "//a", "/a//b", "/./a", "/..", "/a/../b", "/a\0")),
+            *([{"folder": f, "allow": []}] for f in ("/.wsp-x", "/a/.wsp-upload-1", "/" + "a" * 256, "/a" * 501)),
+            [{"folder": f"/{n}", "allow": []} for n in range(101)],
+        ],
+    ),
+    "home_subdir": (
+        "string",
+        [
+            "a/" * 127 + "bcd",
+            "/",
+            "/a",
+            "a/",
+            "a//b",
+            ".",
+            "..",
+            "a/..",
+            "../a",
+            "a/./b",
+            "a\0b",
+            "a\nb",
+            ".wsp-x",
+            "a/.wsp-x",
+            "ä" * 128,
+        ],
+    ),
+    "description": ("string", ["a\0b", "a\nb", "x" * 201]),
+}
+SECRET_FIELDS: dict[str, tuple[str, list[Any]]] = {
+    "password_hash": (
+        "string",
+        [
+            "",
+            "plain text",
+            "*",
+            "!",
+            "x" * 256,
+            "{SSHA}c2FsdA==",
+            "$2x$05$pnKxOSaupiG4o.yYEsdE..x802DO//Rp3kdV4EKNWHLaQ8zAKAh0.",  # crypt_blowfish's buggy ones
+            "$2b$05$tooshort",
+            "$1$salt$",
+            "$1$salt$qJH7.N4xYta3aEG/dfqo/0\n",
+            "$6$rounds=999999999$salt$" + "a" * 86,  # hours
+            "$5$rounds=1000001$salt$" + "a" * 43,
+            "$2b$31$pnKxOSaupiG4o.yYEsdE..x802DO//Rp3kdV4EKNWHLaQ8zAKAh0.",  # weeks
+            "$pbkdf2-sha256$99999999$c2FsdHNhbHQ$" + "a" * 43,
+            "$argon2id$v=19$m=4194304,t=1,p=1$c29tZXNhbHQ$RdescudvJCsgt3ub+b2dWRJJTmaaJObG",  # 4 GiB
+            "$argon2id$v=19$m=65536,t=1000,p=1$c29tZXNhbHQ$RdescudvJCsgt3ub+b2dWRJJTmaaJObG",
+        ],
+    ),
+}
+ANONYMOUS_FIELDS: dict[str, tuple[str, list[Any]]] = {
+    "enabled": ("boolean", []),
+    "read_only": ("boolean", []),
+    "allow_upload": ("boolean", []),
+    "allow_mkdir": ("boolean", []),
+    "max_connections": ("integer", [-1, BEYOND_64_BITS, 2**20 + 1]),
+    "rate_kbps": ("integer", [-1, BEYOND_64_BITS, 2**30 + 1]),
+    "quota_mb": ("integer", [-1, BEYOND_64_BITS, 10**30]),
+    "welcome_message": ("string", ["a\0b", "a\rb", "a\x1bb", "x" * 2001]),
 }
 NAME_FIELD: dict[str, tuple[str, list[Any]]] = {
     "username": (
@@ -125,12 +219,14 @@ class TestFields:
         before = count_rows(store_of_server)
         for field, body in bodies(FTP_CREATE, fields):
             assert_refused(caller("POST", "/ftp/", body), field, body)
+        for field, body in bodies({"username": "deploy"}, SECRET_FIELDS):
+            assert_refused(caller("POST", "/ftp/", body), field, body)
         assert count_rows(store_of_server) == before
 
     def test_of_a_changed_ftp_account(self, ann: Any) -> None:
         account = ann("POST", "/ftp/", FTP_CREATE).json()
         path = f"/ftp/{account['username']}"
-        for field, body in bodies({}, FTP_FIELDS):
+        for field, body in bodies({}, FTP_FIELDS | SECRET_FIELDS):
             assert_refused(ann("PUT", path, body), field, body)
         for field, body in bodies({}, {"allowed_ips": FTP_FIELDS["allowed_ips"]}):
             assert_refused(ann("PUT", f"{path}/ip-restrictions", body), field, body)
@@ -140,7 +236,7 @@ class TestFields:
     def test_of_anonymous_access(self, ann: Any) -> None:
         path = f"/ftp/{ann.username}.example/anonymous"
         before = ann("GET", path).json()
-        for field, body in bodies({}, {"enabled": ("boolean", []), "allow_upload": ("boolean", [])}):
+        for field, body in bodies({}, ANONYMOUS_FIELDS):
             assert_refused(ann("PUT", path, body), field, body)
         assert ann("GET", path).json() == before
 

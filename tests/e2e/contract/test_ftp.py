@@ -8,6 +8,17 @@ import pytest
 pytestmark = pytest.mark.e2e
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+07:00")
+HASH = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/"
+ANONYMOUS_DEFAULTS = {
+    "enabled": False,
+    "read_only": False,
+    "allow_upload": False,
+    "allow_mkdir": False,
+    "max_connections": 0,
+    "rate_kbps": 0,
+    "quota_mb": 0,
+    "welcome_message": "",
+}
 ACCOUNT_KEYS = ["username", "owner", "home_dir", "quota_mb", "read_only", "enabled", "created_at", "updated_at"]
 
 
@@ -87,16 +98,27 @@ class TestBothSlashForms:
             "domain": f"{ann.username}.example",
             "owner": ann.username,
             "home_dir": f"/home/{ann.username}/{ann.username}.example",
-            "enabled": False,
-            "allow_upload": False,
+            **ANONYMOUS_DEFAULTS,
         }
+        assert list(answer.json()) == ["domain", "owner", "home_dir", *ANONYMOUS_DEFAULTS]
 
     def test_anonymous_changed(self, ann: Any, slash: str) -> None:
         path = f"/ftp/{ann.username}.example/anonymous{slash}"
         assert ann("PUT", path, {"enabled": True}).json()["enabled"] is True
-        changed = ann("PUT", path, {"allow_upload": True}).json()
-        assert (changed["enabled"], changed["allow_upload"]) == (True, True)
-        assert ann("GET", path).json() == changed
+        fields = {
+            "read_only": True,
+            "allow_upload": True,
+            "allow_mkdir": True,
+            "max_connections": 20,
+            "rate_kbps": 4000,
+            "quota_mb": 100,
+            "welcome_message": "Hello.\nLeave files in /incoming.",
+        }
+        changed = ann("PUT", path, fields).json()
+        assert changed == ann("GET", path).json()
+        assert {name: changed[name] for name in fields} == fields
+        assert changed["enabled"] is True
+        assert ann("PUT", path, {"welcome_message": "a\r\nb"}).json()["welcome_message"] == "a\nb"
 
 
 class TestCreate:
@@ -128,12 +150,53 @@ class TestCreate:
             "read_only": True,
             "enabled": False,
             "allowed_ips": ["192.0.2.1"],
+            "require_tls": True,
+            "expires_at": "2030-01-31T12:00:00+07:00",
+            "max_sessions": 4,
+            "upload_kbps": 1000,
+            "download_kbps": 2000,
+            "permissions": [{"folder": "/", "allow": ["list", "read"]}, {"folder": "/in", "allow": ["write"]}],
+            "home_subdir": "sites/blog",
+            "description": "CI of the shop",
         }
         created = ann("POST", "/ftp/", {"username": "deploy", "password": "pw", **fields}).json()
-        assert_account(created, fields, added=["domain", "allowed_ips"])
-        assert created["home_dir"] == f"/home/{ann.username}/example.com"
-        changed = ann("PUT", f"/ftp/{created['username']}", {"password": "pw2", **fields})
+        assert_account(created, fields, added=[name for name in fields if name not in ACCOUNT_KEYS])
+        assert created["home_dir"] == f"/home/{ann.username}/example.com/sites/blog"
+        plain = ann("POST", "/ftp/", {"username": "plain", "password": "pw"}).json()
+        changed = ann("PUT", f"/ftp/{plain['username']}", {"password": "pw2", **fields})
         assert changed.status_code == 200
+        assert [*changed.json().items()][3:6] == [*created.items()][3:6]
+        assert {name: changed.json()[name] for name in fields} == fields
+        listed = ann("GET", "/ftp/").json()["accounts"]
+        assert listed == [ann("GET", f"/ftp/{name}").json() for name in (created["username"], plain["username"])]
+        lifted = {
+            "allowed_ips": [],
+            "domain": "",
+            "require_tls": False,
+            "expires_at": None,
+            "max_sessions": 0,
+            "upload_kbps": 0,
+            "download_kbps": 0,
+            "permissions": [],
+            "home_subdir": "",
+            "description": "",
+        }
+        assert_account(ann("PUT", f"/ftp/{plain['username']}", lifted).json(), {"home_dir": f"/home/{ann.username}"})
+
+    def test_takes_the_hash_of_a_password_instead_of_it(self, ann: Any) -> None:
+        answer = ann("POST", "/ftp/", {"username": "deploy", "password_hash": HASH})
+        assert answer.status_code == 201
+        assert_account(answer.json(), {})
+        assert ann("PUT", f"/ftp/{answer.json()['username']}", {"password_hash": HASH}).status_code == 200
+        both = ann("POST", "/ftp/", {"username": "deploy2", "password": "pw", "password_hash": HASH})
+        assert both.status_code == 400
+        assert both.json()["error"] == "Password hash cannot be given together with a password"
+
+    def test_says_which_formats_of_hashes_there_are(self, ann: Any) -> None:
+        answer = ann("POST", "/ftp/", {"username": "deploy", "password_hash": "x"})
+        assert answer.status_code == 400
+        for name in ("argon2", "$2y$", "$5$", "$6$", "$1$", "$apr1$", "pbkdf2"):
+            assert name in answer.json()["error"]
 
     def test_a_user_cannot_create_for_somebody_else(self, ann: Any) -> None:
         answer = ann("POST", "/ftp/", {"username": "deploy", "password": "pw", "owner": "admin"})
@@ -163,6 +226,24 @@ class TestChange:
         assert changed["home_dir"] == f"/home/{ann.username}/example.com"
         back = ann("PUT", f"/ftp/{account['username']}", {"domain": ""}).json()
         assert_account(back, {"home_dir": f"/home/{ann.username}"})
+
+    def test_the_folder_moves_the_home_below_that_of_the_domain(self, ann: Any) -> None:
+        account = ann("POST", "/ftp/", {"username": "deploy", "password": "pw", "home_subdir": "blog"}).json()
+        assert account["home_dir"] == f"/home/{ann.username}/blog"
+        changed = ann("PUT", f"/ftp/{account['username']}", {"domain": "example.com"}).json()
+        assert changed["home_dir"] == f"/home/{ann.username}/example.com/blog"
+        changed = ann("PUT", f"/ftp/{account['username']}", {"home_subdir": "a/ö b"}).json()
+        assert changed["home_dir"] == f"/home/{ann.username}/example.com/a/ö b"
+
+    def test_an_expiry_is_shown_in_the_zone_of_the_server(self, ann: Any) -> None:
+        account = ann("POST", "/ftp/", {"username": "deploy", "password": "pw"}).json()
+        for given, shown in (
+            ("2030-01-31T00:00:00Z", "2030-01-31T07:00:00+07:00"),
+            ("2030-01-31t00:00:00.999z", "2030-01-31T07:00:00+07:00"),
+            ("2030-01-30T20:00:00-04:00", "2030-01-31T07:00:00+07:00"),
+            ("1999-01-01T00:00:00+00:00", "1999-01-01T07:00:00+07:00"),  # it is over at once
+        ):
+            assert ann("PUT", f"/ftp/{account['username']}", {"expires_at": given}).json()["expires_at"] == shown
 
     def test_null_is_no_value(self, ann: Any) -> None:
         account = ann("POST", "/ftp/", {"username": "deploy", "password": "pw"}).json()

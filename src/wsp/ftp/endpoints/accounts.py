@@ -14,7 +14,6 @@ from wsp.ftp.schemas import (
     RestrictedAccountOut,
 )
 from wsp.heartbeat import alive
-from wsp.passwords import hash_password
 from wsp.rest.answers import Message, failures
 from wsp.rest.kept import Answer
 from wsp.rest.lists import LIST_HEADERS, PAGE_PARAMETERS, PageQuery, page_headers
@@ -64,12 +63,7 @@ def create_account(body: AccountCreate, caller: Caller, session: Writer, zone: Z
         session,
         owner=caller.owner_for(body.owner),
         name=body.username,
-        password_hash=hash_password(body.password),
-        domain=body.domain,
-        quota_mb=body.quota_mb,
-        read_only=body.read_only,
-        enabled=body.enabled,
-        allowed_ips=body.allowed_ips,
+        **body.columns(),
     )
     return AccountOut.of(account, zone)
 
@@ -83,10 +77,7 @@ def get_account(id: AccountId, caller: Caller, session: Reader, zone: Zone) -> A
 @router.put("/{id}", operation_id="changeFtpAccount", summary="Change an FTP account", responses=failures(404))
 def change_account(id: AccountId, body: AccountChange, caller: Caller, session: Writer, zone: Zone) -> AccountOut:
     """Changes what the body names, and nothing else."""
-    changes = body.named()
-    if "password" in changes:
-        changes["password_hash"] = hash_password(changes.pop("password"))
-    return AccountOut.of(service.change_account(session, caller.sees_owner, id, changes), zone)
+    return AccountOut.of(service.change_account(session, caller.sees_owner, id, body.columns()), zone)
 
 
 @router.put(

@@ -3,7 +3,6 @@
 from wsp.ftp import anonymous
 from wsp.ftp.endpoints.parameters import Caller, DomainName, ftp_router
 from wsp.ftp.schemas import AnonymousChange, AnonymousOut
-from wsp.homes import home_dir
 from wsp.rest.answers import failures
 from wsp.rest.session import Reader, Writer
 
@@ -19,7 +18,7 @@ router = ftp_router()
 def get_anonymous(domain: DomainName, caller: Caller, session: Reader) -> AnonymousOut:
     """A domain never configured has it disabled."""
     access = anonymous.get_access(session, caller.sees_owner, domain, owner=caller.username)
-    return AnonymousOut.of(access, home_dir(access.owner, access.domain))
+    return AnonymousOut.of(access)
 
 
 @router.put(
@@ -33,4 +32,4 @@ def change_anonymous(domain: DomainName, body: AnonymousChange, caller: Caller, 
     changes = body.named()
     owner = caller.owner_for(changes.get("owner"))
     access = anonymous.change_access(session, caller.sees_owner, domain, owner=owner, changes=changes)
-    return AnonymousOut.of(access, home_dir(access.owner, access.domain))
+    return AnonymousOut.of(access)
