@@ -2,8 +2,6 @@
 
 import threading
 
-import pytest
-
 from wsp.auth.service import create_user
 from wsp.database import Database
 from wsp.errors import NotFound

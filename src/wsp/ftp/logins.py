@@ -35,6 +35,10 @@ class Login:
     allow_mkdir: bool = False
     welcome_message: str = ""
     owner_active: bool = True
+    folder: str = "/"
+    """The folder of the home that sessions see as `/`: a short-lived credential may be bound to one."""
+    credential_id: str = ""
+    credential_ips: tuple[str, ...] = ()
 
 
 _ACCOUNTS = FtpAccount.__table__

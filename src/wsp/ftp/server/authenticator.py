@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -11,8 +12,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wsp.database import Database, utc_now
 from wsp.ftp.admission import Policy, Reason, denial
+from wsp.ftp.credentials import find_credential, is_secret, narrowed, needs_note, note_use
 from wsp.ftp.jail import Jail
 from wsp.ftp.logins import Login, find_anonymous, find_login, replace_password_hash
+from wsp.ftp.models import Credential
 from wsp.ftp.server.scorer import Scorer
 from wsp.ftp.server.verified import VerifiedPasswords
 from wsp.homes import home_path, open_home
@@ -99,9 +102,24 @@ class Authenticator:
             if domain is not None:
                 return self._choose_anonymous(attempt, find_anonymous(session, domain))
             login = find_login(session, attempt.username)
+            credential = None
+            if login is not None and is_secret(attempt.password):
+                credential = find_credential(session, login.username, attempt.password)
+        if login is not None and credential is not None:
+            return self._admit_credential(attempt, login, credential)
         if login is not None and self._verified.knows(login.username, attempt.password, login.password_hash):
             return self._admit(attempt, login)
         return Unverified(login)
+
+    def _admit_credential(self, attempt: Attempt, login: Login, credential: Credential) -> Granted | Refused:
+        verdict, now = self._admit(attempt, narrowed(login, credential)), utc_now()
+        if isinstance(verdict, Granted) and needs_note(credential, now=now):
+            try:
+                with self._database.transaction(announce=False) as session:
+                    note_use(session, credential, now=now)
+            except SQLAlchemyError as error:
+                logger.warning("the use of a credential of %s was not noted: %s", login.username, error)
+        return verdict
 
     def _choose_anonymous(self, attempt: Attempt, found: list[Login]) -> Granted | Refused:
         if not found:
@@ -135,11 +153,22 @@ class Authenticator:
         if not login.anonymous:
             self._scorer.note(attempt.address, login.username, succeeded=True)
         try:
-            root = open_home(self._files_root, login.home_dir)
+            jail = self._open(login)
         except OSError as error:
             logger.error("the home of %s cannot be opened: %s", login.username, error)
             return Refused(NO_HOME, "The home folder cannot be opened.", login)
-        return Granted(login, Jail(root, os.fspath(home_path(self._files_root, login.home_dir))))
+        return Granted(login, jail)
+
+    def _open(self, login: Login) -> Jail:
+        root, path = open_home(self._files_root, login.home_dir), os.fspath(home_path(self._files_root, login.home_dir))
+        home = Jail(root, path)
+        if login.folder == "/":
+            return home
+        try:
+            _make_folder(home, login.folder)
+            return Jail(os.dup(root), path, login.folder)
+        finally:
+            home.close()
 
     def _wrong(self, attempt: Attempt, reason: str, login: Login | None = None) -> Refused:
         self._scorer.note(attempt.address, login.username if login is not None else "", succeeded=False)
@@ -165,6 +194,18 @@ def _guarded(step: Callable[[], T]) -> T | Refused:
     except Exception:
         logger.exception("a login could not be checked")
         return Refused(UNAVAILABLE, "The server failed.")
+
+
+def _make_folder(home: Jail, folder: str) -> None:
+    """See to it that a folder of the home is there. Raises OSError."""
+    try:
+        os.close(home.open_folder(folder))
+    except FileNotFoundError:
+        parent, _, _ = folder.rpartition("/")
+        if parent:
+            _make_folder(home, parent)
+        with suppress(FileExistsError):
+            home.mkdir(folder)
 
 
 def anonymous_domain(username: str) -> str | None:
