@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 import subprocess
+import sys
 from base64 import b64encode
 
 import pytest
@@ -27,6 +28,25 @@ OF_ARGON2 = [
     "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
     "$argon2i$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$wWKIMhR9lyDFvRz9YTZweHKfbftvj+qf+YFY4NeBbtA",
 ]
+
+
+FIRST_CHECKS = """
+import threading
+from wsp.passwords import verify_password
+sys_hash = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/"
+ready = threading.Barrier(4)
+wrong = []
+def check():
+    ready.wait()
+    try:
+        verify_password("x", sys_hash)
+    except Exception as error:
+        wrong.append(repr(error))
+threads = [threading.Thread(target=check) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+raise SystemExit("; ".join(wrong) or 0)
+"""
 
 
 def pbkdf2(digest: str, name: str) -> str:
@@ -89,3 +109,10 @@ class TestCheckHash:
     def test_says_what_is_wrong(self, value: str, sentence: str) -> None:
         with pytest.raises(ValueError, match=sentence):
             check_hash(value)
+
+
+class TestTheFirstChecks:
+    def test_can_come_at_once(self) -> None:
+        for _ in range(3):  # each in a process of its own: only the first checks of a process made the context
+            done = subprocess.run([sys.executable, "-c", FIRST_CHECKS], check=False, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr

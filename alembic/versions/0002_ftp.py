@@ -94,6 +94,10 @@ def upgrade() -> None:
         sa.Column("rate", sa.BigInteger(), nullable=False),
         sa.Column("bytes_uploaded", sa.BigInteger(), nullable=False),
         sa.Column("bytes_downloaded", sa.BigInteger(), nullable=False),
+        sa.Column("uploads", sa.Integer(), nullable=False),
+        sa.Column("downloads", sa.Integer(), nullable=False),
+        sa.Column("failures", sa.Integer(), nullable=False),
+        sa.Column("sentence", sa.Text(), nullable=False),
         sa.Column("end_requested", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ftp_sessions")),
     )

@@ -2,7 +2,7 @@
 
 from functools import cache
 
-from passlib.context import LazyCryptContext
+from passlib.context import CryptContext
 
 MAX_HASH_CHARS = 255
 FORMATS = (
@@ -26,35 +26,48 @@ BCRYPT_BYTES = 72  # of a longer password, bcrypt looks at so many
 _ARGON2_AND_CRYPT = ("argon2", "bcrypt", "sha512_crypt", "sha256_crypt", "md5_crypt", "apr_md5_crypt")
 _PBKDF2 = ("pbkdf2_sha1", "pbkdf2_sha256", "pbkdf2_sha512")
 
-# OWASP's second argon2id choice (19 MiB, 2 passes, 1 lane): a login storm must not take gigabytes.
-_CONTEXT = LazyCryptContext(  # not every process that could check a password ever does
-    schemes=[*_ARGON2_AND_CRYPT, *_PBKDF2],
-    deprecated="auto",
-    argon2__type="ID",
-    argon2__memory_cost=19 * 1024,
-    argon2__time_cost=2,
-    argon2__parallelism=1,
-)
+
+@cache
+def _context() -> CryptContext:
+    """What knows the formats. Made when first asked for: not every process that could check a password ever does.
+
+    Two threads that ask first may each make one, and both are whole; passlib's own lazy context hands the second
+    thread a half-made one.
+    """
+    return CryptContext(
+        schemes=[*_ARGON2_AND_CRYPT, *_PBKDF2],
+        deprecated="auto",
+        # OWASP's second argon2id choice (19 MiB, 2 passes, 1 lane): a login storm must not take gigabytes.
+        argon2__type="ID",
+        argon2__memory_cost=19 * 1024,
+        argon2__time_cost=2,
+        argon2__parallelism=1,
+    )
 
 
 def hash_password(password: str) -> str:
     """The argon2id hash of a password. Takes tens of milliseconds: keep it off event loops and out of transactions."""
-    return str(_CONTEXT.hash(password))
+    return str(_context().hash(password))
 
 
 def verify_password(password: str, stored: str | None) -> tuple[bool, str | None]:
     """Whether the password fits the stored hash, and a better hash to store instead, if there is one.
 
     With `stored=None` (no such account) the answer is no, at the cost of a real check, so that the time taken
-    does not tell which accounts exist.
+    does not tell which accounts exist. So it is for what no hash can be of (bytes that are not UTF-8, a NUL), and for
+    a stored hash of no known kind.
     """
-    if stored is None:
-        _CONTEXT.verify(password, _hash_of_nothing())
-        return False, None
-    is_bcrypt = _CONTEXT.identify(stored) == "bcrypt"
-    if not _CONTEXT.verify(password.encode()[:BCRYPT_BYTES] if is_bcrypt else password, stored):
-        return False, None
-    return True, hash_password(password) if _CONTEXT.needs_update(stored) else None
+    try:
+        if stored is None:
+            _context().verify(password, _hash_of_nothing())
+            return False, None
+        is_bcrypt = _context().identify(stored) == "bcrypt"
+        if not _context().verify(password.encode()[:BCRYPT_BYTES] if is_bcrypt else password, stored):
+            return False, None
+        return True, hash_password(password) if _context().needs_update(stored) else None
+    except (ValueError, TypeError):
+        _context().verify("", _hash_of_nothing())
+    return False, None
 
 
 def check_hash(value: str) -> str:
@@ -62,11 +75,11 @@ def check_hash(value: str) -> str:
 
     Raises ValueError with a sentence that goes behind the name of a field.
     """
-    scheme = _CONTEXT.identify(value)
+    scheme = _context().identify(value)
     if scheme is None:
         raise ValueError(f"must be in one of these formats: {FORMATS}")
     try:
-        parsed = _CONTEXT.handler(scheme).from_string(value)
+        parsed = _context().handler(scheme).from_string(value)
     except ValueError:
         parsed = None
     if parsed is None or not parsed.checksum:

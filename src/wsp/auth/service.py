@@ -12,6 +12,7 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from wsp import epochs
 from wsp.auth.models import ApiKey, User
 from wsp.database import utc_now
 from wsp.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized
@@ -249,6 +250,8 @@ def change_user(
         user.status = status
     user.updated_at = utc_now()
     session.flush()
+    if status is not None:
+        epochs.move(session, "ftp")  # the sessions of what they own end, or may begin again
     _check_an_admin_is_left(session)
     return user
 
@@ -261,6 +264,7 @@ def remove_user(session: Session, username: str) -> None:
         session.flush()
     except IntegrityError:
         raise Conflict(f"User '{username}' still owns FTP accounts or cron jobs; delete those first") from None
+    epochs.move(session, "ftp")  # their anonymous access is gone
     _check_an_admin_is_left(session)
 
 

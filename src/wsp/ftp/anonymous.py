@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from wsp import epochs
 from wsp.database import utc_now
 from wsp.errors import NotFound
 from wsp.ftp.models import AnonymousAccess
@@ -47,6 +48,7 @@ def change_access(
         setattr(access, name, value)
     access.updated_at = now
     session.flush()
+    epochs.move(session, "ftp")
     return access
 
 

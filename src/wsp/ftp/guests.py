@@ -13,14 +13,14 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from sqlalchemy import ColumnElement, and_, delete, or_, select, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from wsp import epochs
-from wsp.addresses import normal_address
+from wsp.addresses import address_allowed, normal_address
 from wsp.errors import NotFound
 from wsp.ftp.models import Guest
 from wsp.paging import Page, fetch, matching
@@ -63,6 +63,11 @@ def subject_of(address: str) -> str:
     if isinstance(ip_address(normal), IPv6Address):
         return str(ip_network(f"{normal}/{IPV6_PREFIX}", strict=False))
     return normal
+
+
+def is_exempt(address: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    """Whether an address is never banned nor limited (`WSP_FTP_BAN_EXEMPT`)."""
+    return bool(networks) and address_allowed(address, tuple(str(network) for network in networks))
 
 
 def takes_back(session: Session, attempts: Sequence[Attempt]) -> bool:

@@ -1,7 +1,9 @@
 """What the FTP server reads from the store to let somebody in, and the one thing it writes back."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import bindparam, select, update
@@ -10,6 +12,10 @@ from sqlalchemy.orm import Session
 from wsp.ftp.models import AnonymousAccess, FtpAccount
 from wsp.homes import home_dir
 from wsp.owners import ACTIVE, OWNERS
+
+NAMES_IN_QUERY = 500
+
+_ANONYMOUS_AT = "anonymous@"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +51,46 @@ _ACCOUNTS = FtpAccount.__table__
 
 # Plain columns of the table and one statement for all names: this is asked at every login, and making objects, or the
 # statement anew, costs more than the query.
-_LOGIN = (
-    select(_ACCOUNTS, OWNERS.c.status)
-    .select_from(_ACCOUNTS)
-    .join(OWNERS, OWNERS.c.username == _ACCOUNTS.c.owner)
-    .where(_ACCOUNTS.c.username == bindparam("username"))
+_LOGINS = select(_ACCOUNTS, OWNERS.c.status).select_from(_ACCOUNTS).join(OWNERS, OWNERS.c.username == _ACCOUNTS.c.owner)
+_LOGIN = _LOGINS.where(_ACCOUNTS.c.username == bindparam("username"))
+
+_ANONYMOUS = (
+    select(AnonymousAccess)
+    .join(OWNERS, OWNERS.c.username == AnonymousAccess.owner)
+    .where(AnonymousAccess.enabled, OWNERS.c.status == ACTIVE)
 )
 
 
 def find_login(session: Session, username: str) -> Login | None:
     """The account of that full user name, or None. `enabled` is false as well when its owner is not active."""
     row = session.execute(_LOGIN, {"username": username}).one_or_none()
-    if row is None:
-        return None
+    return None if row is None else _account(row)
+
+
+def find_logins(session: Session, usernames: Iterable[str]) -> dict[str, Login | None]:
+    """What the store says now of accounts, and of anonymous access under its name, `anonymous@<domain>`.
+
+    None: there is no such account (any more), or the domain's anonymous access is off.
+    """
+    found: dict[str, Login | None] = dict.fromkeys(usernames)
+    domains = {name.removeprefix(_ANONYMOUS_AT) for name in found if name.startswith(_ANONYMOUS_AT)}
+    for names in _chunks(name for name in found if not name.startswith(_ANONYMOUS_AT)):
+        for row in session.execute(_LOGINS.where(_ACCOUNTS.c.username.in_(names))):
+            found[row.username] = _account(row)
+    for names in _chunks(domains):
+        for access in session.scalars(_ANONYMOUS.where(AnonymousAccess.domain.in_(names))):
+            login = _anonymous(access)
+            found[login.username] = login
+    return found
+
+
+def _chunks(names: Iterable[str]) -> Iterator[list[str]]:
+    waiting = iter(names)
+    while chunk := list(islice(waiting, NAMES_IN_QUERY)):
+        yield chunk
+
+
+def _account(row: Any) -> Login:
     active = row.status == ACTIVE
     return Login(
         username=row.username,
@@ -84,34 +117,29 @@ def find_anonymous(session: Session, domain: str) -> list[Login]:
 
     Two are enough to know that the domain has to be named.
     """
-    query = (
-        select(AnonymousAccess)
-        .join(OWNERS, OWNERS.c.username == AnonymousAccess.owner)
-        .where(AnonymousAccess.enabled, OWNERS.c.status == ACTIVE)
-        .order_by(AnonymousAccess.domain)
-        .limit(2)
-    )
+    query = _ANONYMOUS.order_by(AnonymousAccess.domain).limit(2)
     if domain:
         query = query.where(AnonymousAccess.domain == domain)
-    return [
-        Login(
-            username=f"anonymous@{access.domain}",
-            owner=access.owner,
-            home_dir=home_dir(access.owner, access.domain),
-            password_hash="",
-            read_only=access.read_only or not access.allow_upload,
-            enabled=True,
-            allowed_ips=(),
-            anonymous=True,
-            quota_mb=access.quota_mb,
-            max_sessions=access.max_connections,
-            upload_kbps=access.rate_kbps,
-            download_kbps=access.rate_kbps,
-            allow_mkdir=access.allow_mkdir,
-            welcome_message=access.welcome_message,
-        )
-        for access in session.scalars(query)
-    ]
+    return [_anonymous(access) for access in session.scalars(query)]
+
+
+def _anonymous(access: AnonymousAccess) -> Login:
+    return Login(
+        username=f"{_ANONYMOUS_AT}{access.domain}",
+        owner=access.owner,
+        home_dir=home_dir(access.owner, access.domain),
+        password_hash="",
+        read_only=access.read_only or not access.allow_upload,
+        enabled=True,
+        allowed_ips=(),
+        anonymous=True,
+        quota_mb=access.quota_mb,
+        max_sessions=access.max_connections,
+        upload_kbps=access.rate_kbps,
+        download_kbps=access.rate_kbps,
+        allow_mkdir=access.allow_mkdir,
+        welcome_message=access.welcome_message,
+    )
 
 
 def replace_password_hash(session: Session, username: str, old: str, new: str) -> bool:

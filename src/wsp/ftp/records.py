@@ -29,6 +29,11 @@ class SessionRow(Base):
     rate: Mapped[int] = mapped_column(BigInteger, default=0)
     bytes_uploaded: Mapped[int] = mapped_column(BigInteger, default=0)
     bytes_downloaded: Mapped[int] = mapped_column(BigInteger, default=0)
+    uploads: Mapped[int] = mapped_column(default=0)
+    downloads: Mapped[int] = mapped_column(default=0)
+    failures: Mapped[int] = mapped_column(default=0)
+    sentence: Mapped[str] = mapped_column(Text, default="")
+    """What went wrong so far and was not made good; empty: nothing."""
     end_requested: Mapped[bool] = mapped_column(default=False)
 
 

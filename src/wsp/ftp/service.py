@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, Select, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from wsp import epochs
 from wsp.database import utc_now
 from wsp.errors import Conflict, NotFound
 from wsp.ftp.models import FtpAccount
+from wsp.ftp.records import LastSession
 from wsp.homes import home_dir
 from wsp.owners import require_owner
 from wsp.paging import Page, fetch_rows, matching
@@ -67,7 +69,10 @@ def get_account(session: Session, visible_to: str | None, username: str, *, chan
 
 
 def change_account(session: Session, visible_to: str | None, username: str, changes: dict[str, Any]) -> FtpAccount:
-    """Set the named columns, if there are any. Changing the domain or the folder in it moves the account's home."""
+    """Set the named columns, if there are any. Changing the domain or the folder in it moves the account's home.
+
+    A new password ends the sessions that were let in with the old one; whatever else changes, they learn of it too.
+    """
     account = get_account(session, visible_to, username, change=True)
     if not changes:
         return account
@@ -78,6 +83,7 @@ def change_account(session: Session, visible_to: str | None, username: str, chan
         account.credential_version += 1
     account.updated_at = utc_now()
     session.flush()
+    epochs.move(session, "ftp")
     return account
 
 
@@ -87,13 +93,16 @@ def toggle_account(session: Session, visible_to: str | None, username: str) -> F
     account.enabled = not account.enabled
     account.updated_at = utc_now()
     session.flush()
+    epochs.move(session, "ftp")
     return account
 
 
 def delete_account(session: Session, visible_to: str | None, username: str) -> None:
-    """Remove the account. Its files stay."""
+    """Remove the account, and what is remembered of its last session. Its files stay."""
     session.delete(get_account(session, visible_to, username, change=True))
+    session.execute(delete(LastSession).where(LastSession.username == username))
     session.flush()
+    epochs.move(session, "ftp")
 
 
 def _visible(visible_to: str | None) -> Select[FtpAccount]:

@@ -30,6 +30,9 @@ AREAS: dict[str, tuple[str, Any]] = {
     "POST /api/v1/ftp/{id}/toggle": ("ftp", None),
     "GET /api/v1/ftp/{domain}/anonymous": ("ftp", None),
     "PUT /api/v1/ftp/{domain}/anonymous": ("ftp", {"enabled": True}),
+    "POST /api/v1/ftp/{id}/check": ("ftp", {"address": "192.0.2.1", "tls": True}),
+    "GET /api/v1/ftp/bans": ("ftp", None),
+    "DELETE /api/v1/ftp/bans/{address}": ("ftp", None),
     "GET /api/v1/cronjobs/": ("cron", None),
     "POST /api/v1/cronjobs/": ("cron", JOB),
     "GET /api/v1/cronjobs/{id}": ("cron", None),
@@ -41,6 +44,9 @@ AREAS: dict[str, tuple[str, Any]] = {
     "DELETE /api/v1/users/{username}/api-keys/{id}": ("users", None),
     "GET /api/v1/auth/me": ("", None),
 }
+
+# What belongs to no owner, and is for admins.
+ADMINS_ONLY = ("GET /api/v1/ftp/bans", "DELETE /api/v1/ftp/bans/{address}")
 
 
 def paths_of(owner: Any) -> dict[str, str]:
@@ -60,7 +66,7 @@ def fill(operation: str, things: dict[str, str]) -> tuple[str, str]:
     path = template.removeprefix("/api/v1")
     for name in ("domain", "username"):
         path = path.replace(f"{{{name}}}", things[name])
-    return method, path.replace("{id}", things.get(area, ""))
+    return method, path.replace("{address}", "192.0.2.1").replace("{id}", things.get(area, ""))
 
 
 class TestEveryOperation:
@@ -74,7 +80,7 @@ class TestEveryOperation:
         bob = make_caller()
         before = {path: ann("GET", path).json() for path in ("/ftp/", "/cronjobs/")}
         for operation, (_, body) in AREAS.items():
-            if "{" not in operation:
+            if "{" not in operation or operation in ADMINS_ONLY:
                 continue
             method, path = fill(operation, things)
             answer = bob(method, path, body)
@@ -85,6 +91,12 @@ class TestEveryOperation:
         assert bob("GET", f"/ftp/?owner={ann.username}").json()["total"] == 0
         assert bob("GET", f"/cronjobs/?owner={ann.username}").json() == []
         assert bob("GET", "/ftp/status").json()["total_accounts"] == 0
+
+    def test_what_is_for_admins_is_forbidden_to_others(self, ann: Any) -> None:
+        things = paths_of(ann)
+        for operation in ADMINS_ONLY:
+            method, path = fill(operation, things)
+            assert (operation, ann(method, path).status_code) == (operation, 403)
 
     def test_a_key_without_the_permission_is_forbidden(self, ann: Any, make_caller: Any) -> None:
         things = paths_of(ann)

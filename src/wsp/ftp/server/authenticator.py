@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ NO_ANONYMOUS = "530 There is no anonymous access here."
 WHICH_DOMAIN = "530 Say which domain: log in as anonymous@<domain>."
 UNAVAILABLE = "421 Logins cannot be checked right now, try again shortly."
 NO_HOME = "421 The home folder of this account cannot be opened."
+
+_ACCOUNT = re.compile(r"[a-z][a-z0-9-]{0,31}_[A-Za-z0-9._-]{2,32}")
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +132,7 @@ class Authenticator:
         return self._admit(attempt, found[0])
 
     def _verify(self, attempt: Attempt, login: Login | None) -> Granted | Refused:
-        matches, better = _verify(attempt.password, login.password_hash if login is not None else None)
+        matches, better = verify_password(attempt.password, login.password_hash if login is not None else None)
         if login is None:
             return self._wrong(attempt, "There is no such account.")
         if not matches:
@@ -214,20 +217,17 @@ def anonymous_domain(username: str) -> str | None:
     return domain if name in ANONYMOUS_NAMES else None
 
 
+def could_be_account(username: str) -> bool:
+    """Whether an account, or anonymous access, can have that name."""
+    return _ACCOUNT.fullmatch(username) is not None or anonymous_domain(username) is not None
+
+
 def _is_text(username: str) -> bool:
     """Whether this can be the name of an account; the store takes nothing else."""
     try:
         return b"\0" not in username.encode()
     except UnicodeEncodeError:
         return False
-
-
-def _verify(password: str, stored: str | None) -> tuple[bool, str | None]:
-    try:
-        return verify_password(password, stored)
-    except (ValueError, TypeError):
-        # Bytes that are not UTF-8, a NUL, a stored hash of no known kind: no match, at the cost of a real check.
-        return verify_password("", None)
 
 
 class Permissions:

@@ -9,10 +9,9 @@ from ipaddress import IPv4Network, IPv6Network
 from sqlalchemy.orm import Session
 
 from wsp import epochs
-from wsp.addresses import address_allowed
 from wsp.changes import open_feed
 from wsp.database import Database, utc_now
-from wsp.ftp.guests import bans_in_force, subject_of
+from wsp.ftp.guests import bans_in_force, is_exempt, subject_of
 
 FEED_WAIT_SECONDS = 0.5
 RETRY_SECONDS = 1.0
@@ -24,7 +23,7 @@ class Bans:
     """The bans in force. Asking costs next to nothing and never blocks; any thread may."""
 
     def __init__(self, exempt: Sequence[IPv4Network | IPv6Network]) -> None:
-        self._exempt = tuple(str(network) for network in exempt)
+        self._exempt = exempt
         self._until: dict[str, datetime] = {}
 
     def refresh(self, session: Session, now: datetime) -> None:
@@ -33,7 +32,7 @@ class Bans:
 
     def is_exempt(self, address: str) -> bool:
         """Whether an address is never banned, nor limited."""
-        return bool(self._exempt) and address_allowed(address, self._exempt)
+        return is_exempt(address, self._exempt)
 
     def until(self, address: str, now: datetime) -> datetime | None:
         """When the ban of an address ends, if it is banned."""

@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 from OpenSSL import SSL
 from pyftpdlib.exceptions import FilesystemError, _RetryError
@@ -40,6 +41,7 @@ class ControlChannel(TLS_FTPHandler):
     remote_ip: str
 
     def __init__(self, conn: socket.socket, server: Any, ioloop: Any = None) -> None:
+        self.id = uuid4().hex
         self._raw = conn
         self._lines: deque[bytes] = deque()
         self._tail = b""

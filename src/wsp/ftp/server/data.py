@@ -47,6 +47,7 @@ class DataChannel(DTPHandler):
     transfer_finished: bool
     file_obj: Any
     _had_cr: bool
+    _resp: tuple[Any, ...]
 
     def __init__(self, sock: Any, cmd_channel: Any) -> None:
         self._broken = False
@@ -54,6 +55,9 @@ class DataChannel(DTPHandler):
         self._last_chunk_at = timer()
         self._told_whole = False  # by TLS's own farewell
         self._draining = 0
+        self.reason = ""
+        """Why the transfer fails, when that is not what the client is told at its end."""
+        self._reported = False
         # The transfer belongs to who began it, whoever logs in on the control channel meanwhile.
         self.login = cmd_channel.login
         super().__init__(sock, cmd_channel)
@@ -65,6 +69,10 @@ class DataChannel(DTPHandler):
     def is_transferring(self) -> bool:
         """Whether a command has put this channel to use."""
         return bool(self._initialized)
+
+    def transfer_in_progress(self) -> bool:
+        """pyftpdlib's holds one of which no byte has come yet for none, and drops it without a reply."""
+        return self.is_transferring
 
     def readable(self) -> bool:
         if not self._initialized:
@@ -122,7 +130,8 @@ class DataChannel(DTPHandler):
 
     def _refuse_rest(self, error: OSError) -> None:
         """Tell the client at once, then read on for a while: closing with unread data would reset the connection."""
-        self.cmd_channel.respond(self._failed(self.file_obj, error))
+        self.reason = self._failed(self.file_obj, error)
+        self.cmd_channel.respond(self.reason)
         self._draining = DRAIN_BYTES
         self.call_later(DRAIN_SECONDS, self.close)
 
@@ -177,15 +186,18 @@ class DataChannel(DTPHandler):
                 upload.publish()
             except OSError as error:
                 failure = error
-            return lambda: self._published(failure)
+            return lambda: self._published(upload, failure)
 
         self._publishing = self.cmd_channel.server.copies.submit(publish)
         if not self._publishing:
             super().handle_close()
 
-    def _published(self, failure: OSError | None) -> None:
+    def _published(self, upload: Upload, failure: OSError | None) -> None:
         if self._closed:
-            return  # the session has ended meanwhile, and has no channel left for an answer
+            # The session has ended meanwhile, and has no channel left for an answer.
+            self.reason = failure_reply(failure) if failure is not None else ""
+            self._report(upload, completed=failure is None)
+            return
         self._publishing = False
         if failure is None:
             super().handle_close()
@@ -203,6 +215,32 @@ class DataChannel(DTPHandler):
         self._resp = (FAILED, logger.warning)
         self.close()
 
+    def stop(self, reply: str) -> None:
+        """End the transfer without its whole file, and say so; nothing is published. One that is whole already is."""
+        if self._publishing:
+            return
+        if not self._draining:  # else the client has its answer
+            self._resp = (reply, logger.info)
+        self._break_off(reply)
+
+    def abandon(self, reason: str) -> None:
+        """End the transfer without its whole file, and without a reply: the session's last word is one for both."""
+        self._resp = ()
+        self._break_off(reason)
+
+    def _break_off(self, reason: str) -> None:
+        self.transfer_finished = False
+        self.reason = self.reason or reason
+        self._error = True  # no TLS farewell: to a client, that is the end of a whole file
+        self.close()
+
+    def _report(self, file: Any, *, completed: bool) -> None:
+        if not self._reported and file is not None:
+            self._reported = True
+            if not completed and not self.reason and self._resp:
+                self.reason = self._resp[0]
+            self.cmd_channel.transfer_ended(self, file, completed=completed)
+
     def close(self) -> None:
         if not self._closed and isinstance(self.file_obj, Upload):
             if self._publishing:
@@ -210,6 +248,8 @@ class DataChannel(DTPHandler):
                 self.file_obj = None
             elif not self.file_obj.closed:
                 self._settle(self.file_obj)
+        if not self._closed and self._initialized:
+            self._report(self.file_obj, completed=self.transfer_finished)
         super().close()
         if self._closed:
             self.producer_fifo.clear()  # a listing that was broken off lets go of its folder
@@ -274,7 +314,7 @@ class TlsDataChannel(TLS_DTPHandler, DataChannel):
     def close(self) -> None:
         if self._closed:
             return
-        if self._ssl_accepting and self._initialized and not self._resp:
+        if self._ssl_accepting and self._initialized and not self._resp and not self.reason:
             self._resp = (ABORTED, logger.info)
         super().close()
         if not self._closed and not (self._ssl_want_read or self._ssl_want_write):

@@ -5,8 +5,9 @@ import logging
 import math
 import socket
 import time
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from OpenSSL import SSL
 from pyftpdlib.servers import FTPServer
@@ -16,14 +17,16 @@ from wsp.database import utc_now
 from wsp.errors import StartupError
 from wsp.ftp.admission import Policy
 from wsp.ftp.guests import subject_of
-from wsp.ftp.server.authenticator import Attempt, Authenticator, Refused
+from wsp.ftp.logins import Login
+from wsp.ftp.server.authenticator import Attempt, Authenticator, Refused, could_be_account
 from wsp.ftp.server.bans import Bans
 from wsp.ftp.server.checksum import Checksums
 from wsp.ftp.server.data import TlsDataChannel
 from wsp.ftp.server.leftovers import Leftovers
 from wsp.ftp.server.loop import Loop, Offload
+from wsp.ftp.server.reporter import Reporter
 from wsp.ftp.server.seats import Seats
-from wsp.ftp.server.session import GOING_DOWN, Session
+from wsp.ftp.server.session import GOING_DOWN, OUT_OF_TIME, Session
 from wsp.ftp.server.shared import STATE_FOLDER
 from wsp.settings import Settings
 
@@ -37,9 +40,10 @@ DIGEST_THREADS = 2
 DIGESTS_WAITING = 64
 NO_DESCRIPTORS_SECONDS = 0.5  # how long nobody is let in when the process has no descriptor left
 LATE_POLL_SECONDS = 1.0
-DRAIN_SECONDS = 5.0  # how long running transfers may go on after SIGTERM
+SESSIONS_AT_ONCE = 200  # that learn of changes before others get their turn
 DRAIN_POLL_SECONDS = 0.05
 
+ENDED_BY_REQUEST = "The session was ended by the account's owner or an administrator."
 TOO_MANY = "421 Too many sessions, try again later."
 TOO_MANY_FROM_THERE = "421 Too many sessions from your address, close one or try again later."
 LATE = "421 You did not log in in time."
@@ -71,14 +75,6 @@ def listening_socket(host: str, port: int, *, shared: bool) -> socket.socket:
     return sock
 
 
-class LoginReporter(Protocol):
-    """Is told of logins that fail."""
-
-    def login_failed(self, username: str, owner: str, address: str, reason: str) -> None:
-        """`owner` is empty when there is no such account; `reason` is a sentence. Called on the loop."""
-        ...
-
-
 def banned_reply(until: datetime, now: datetime) -> str:
     """What a banned address is told."""
     minutes = math.ceil((until - now).total_seconds() / 60)
@@ -99,7 +95,8 @@ class Listener(FTPServer):
         authenticator: Authenticator,
         bans: Bans,
         seats: Seats,
-        reporter: LoginReporter | None = None,
+        reporter: Reporter,
+        look_again: Callable[[], None],
     ) -> None:
         first, last = settings.ftp_passive_ports
         channel = type("Channel", (TlsDataChannel,), {"timeout": settings.ftp_idle_timeout})
@@ -116,6 +113,10 @@ class Listener(FTPServer):
         )
         super().__init__(sock, session, ioloop=loop.io, backlog=BACKLOG)
         self.authenticator = authenticator
+        self.reporter = reporter
+        self.looks = 0
+        """How often the accounts of the sessions were looked at anew."""
+        self.look_again = look_again
         self.bans = bans
         self.seats = seats
         self.policy = Policy.of(settings)
@@ -134,7 +135,7 @@ class Listener(FTPServer):
         )
         self.keep_releases = settings.ftp_keep_releases
         self._loop = loop
-        self._reporter = reporter
+        self._drain_seconds = settings.ftp_drain_seconds
         self._login_timeout = settings.ftp_login_timeout
         self._per_address = settings.ftp_max_sessions_per_address
         self._stopping = False
@@ -204,10 +205,26 @@ class Listener(FTPServer):
 
     def note_refusal(self, attempt: Attempt, refused: Refused) -> None:
         """Tell of a login that failed."""
-        logger.info("login failed: user %r from %s: %s", attempt.username, attempt.address, refused.reason)
-        if self._reporter is not None:
-            owner = refused.login.owner if refused.login is not None else ""
-            self._reporter.login_failed(attempt.username, owner, attempt.address, refused.reason)
+        account = refused.login
+        # A name that no account can have may be a password that was typed in the wrong place.
+        shown = repr(attempt.username) if account or could_be_account(attempt.username) else "(no account's name)"
+        logger.info(
+            "login failed: user %s from %s: %s",
+            shown,
+            attempt.address,
+            refused.reason,
+            extra={
+                "event": "login_failed",
+                "account": account.username if account is not None else "",
+                "address": attempt.address,
+                "tls": attempt.tls,
+                "reason": refused.reason,
+            },
+        )
+        if account is not None:
+            self.reporter.login_failed(
+                account.username, account.owner, attempt.address, refused.reason, tls=attempt.tls
+            )
 
     def _turn_out_the_late(self) -> None:
         now = time.monotonic()
@@ -222,6 +239,29 @@ class Listener(FTPServer):
         # pyftpdlib's closes the listening socket: one bad connection would end the service.
         logger.exception("a connection could not be accepted")
 
+    # What accounts become
+
+    def accounts_in_use(self) -> set[str]:
+        """The accounts of the sessions and of the running transfers. Who logs in from now on has to ask again."""
+        self.looks += 1
+        return {login.username for session in self.sessions for login in session.logins}
+
+    def accounts_are(self, current: Mapping[str, Login | None], ending: Collection[str]) -> None:
+        """Bring to the sessions what their accounts are now, and end those whose ids are among `ending`."""
+        sessions = list(self.sessions)
+
+        def go_on() -> None:
+            for session in sessions[-SESSIONS_AT_ONCE:]:
+                if session.id in ending:
+                    session.cut(ENDED_BY_REQUEST)
+                else:
+                    session.accounts_are(current, utc_now())
+            del sessions[-SESSIONS_AT_ONCE:]
+            if sessions:
+                self._loop.call(go_on)
+
+        go_on()
+
     def stop(self) -> None:
         """Let nobody in any more, say 421 to the idle, give transfers until the deadline, then end the loop."""
         if self._stopping:
@@ -232,7 +272,7 @@ class Listener(FTPServer):
         self.close()
         for session in list(self.sessions):
             session.leave()
-        self.ioloop.call_later(DRAIN_SECONDS, self._cut)
+        self.ioloop.call_later(self._drain_seconds, self._cut)
         self._end_when_empty()
 
     def _empty_backlog(self) -> None:
@@ -251,7 +291,7 @@ class Listener(FTPServer):
 
     def _cut(self) -> None:
         for session in list(self.sessions):
-            logger.info("cut off at the deadline: %r", session)
+            session.cut(OUT_OF_TIME)
             session.close()
         self._loop.stop()
 

@@ -34,6 +34,7 @@ class LoginChannel(ControlChannel):
     def __init__(self, conn: socket.socket, server: Any, ioloop: Any = None) -> None:
         self.login: Login | None = None
         self._pbsz = self._prot = False
+        self._looks = 0
         self._second, self._commands = 0.0, 0  # how many commands came before the login, in the present second
         super().__init__(conn, server, ioloop)
 
@@ -54,6 +55,7 @@ class LoginChannel(ControlChannel):
             return
         authenticator, asked_at = self.server.authenticator, time.monotonic()
         attempt = Attempt(self.username, line, self.remote_ip, bool(self._ssl_established))
+        self._looks = self.server.looks
         self._pause()
 
         def look_up() -> Callable[[], None]:
@@ -100,7 +102,23 @@ class LoginChannel(ControlChannel):
         self.authenticated = True
         self.attempted_logins = 0
         self.server.newcomers.pop(self, None)
-        logger.info("login: user %s from %s, TLS %s", login.username, self.remote_ip, self._ssl_established)
+        logger.info(
+            "login: user %s from %s, TLS %s",
+            login.username,
+            self.remote_ip,
+            self._ssl_established,
+            extra={
+                "event": "login",
+                "session": self.id,
+                "account": login.username,
+                "address": self.remote_ip,
+                "tls": self._ssl_established,
+            },
+        )
+        self.on_login(login.username)
+        if self._looks != self.server.looks:
+            # While this one was being checked, accounts were looked at for the sessions that were in already.
+            self.server.look_again()
         self.respond("230 Logged in.")
         self._resume()
 

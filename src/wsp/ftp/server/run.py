@@ -21,17 +21,21 @@ from wsp.ftp.admission import Policy
 from wsp.ftp.guests import BanRules
 from wsp.ftp.server.authenticator import Authenticator
 from wsp.ftp.server.bans import BanFollower, Bans
+from wsp.ftp.server.follower import Follower
 from wsp.ftp.server.listener import Listener, listening_socket
 from wsp.ftp.server.loop import Loop
+from wsp.ftp.server.reporter import Reporter
 from wsp.ftp.server.scorer import Scorer
 from wsp.ftp.server.seats import Seats
 from wsp.ftp.server.shared import STATE_FOLDER, WorkerNumber
 from wsp.ftp.server.tls import make_context
+from wsp.ftp.server.xferlog import Xferlog
 from wsp.heartbeat import Heartbeat
 from wsp.homes import make_files_root
 from wsp.settings import Settings
 
 LOCK_MODE = 0o600
+LAST_REPORT_SECONDS = 2.0  # how long it waits for the last report of sessions and transfers to be written
 SIGN_OFF_SECONDS = 2.0  # how long the end waits for the heartbeat's last word
 
 logger = logging.getLogger(__name__)
@@ -57,11 +61,17 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
             rules = BanRules(settings.ftp_ban_failures, settings.ftp_ban_seconds)
             scorer = Scorer(database, bans, rules, lambda: loop.call(listener.turn_out_the_banned))
             authenticator = Authenticator(database, settings.files, Policy.of(settings), scorer)
-            listener = Listener(sock, loop, settings, context, authenticator, bans, seats)
+            service_id = uuid4().hex
+            xferlog = Xferlog(settings.ftp_xferlog, settings.zone) if settings.ftp_xferlog is not None else None
+            reporter = Reporter(database, loop, service_id, keep_days=settings.ftp_keep_transfers_days, xferlog=xferlog)
+            listener = Listener(
+                sock, loop, settings, context, authenticator, bans, seats, reporter, lambda: accounts.look_again()
+            )
+            accounts = Follower(database, loop, service_id, listener)
             heartbeat = Heartbeat(
                 database,
                 "ftp",
-                uuid4().hex,
+                service_id,
                 is_healthy=loop.is_turning,
                 on_orphaned=(lambda: loop.call(stop)) if supervised else None,
             )
@@ -80,8 +90,12 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
                 raise StartupError(f"the database cannot be reached: {type(error).__name__}") from error
             listener.leftovers.start()
             scorer.start()
+            reporter.start()
+            accounts.start()
             logger.info("FTP is served on %s port %d", settings.ftp_host, settings.ftp_port)
             loop.run()
+            accounts.stop()
+            reporter.stop(LAST_REPORT_SECONDS)
             sign_off.join(SIGN_OFF_SECONDS)
             follower.stop()
         finally:

@@ -1,23 +1,19 @@
 """One client's session: its transfers, its data connections, and its end. What it can do is in the classes below it."""
 
-import logging
-import socket
-import time
 from typing import Any
 
 from wsp.ftp.server.data import TlsDataChannel
-from wsp.ftp.server.deploying import DeployCommands
+from wsp.ftp.server.followed import FollowedSession
 from wsp.ftp.server.passive import PassiveListener, same_address
 
 TRANSFERS = ("APPE", "LIST", "MLSD", "NLST", "RETR", "STOR", "STOU")
 GOING_DOWN = "421 The server is shutting down."
+OUT_OF_TIME = "The server is shutting down, and could not wait for the transfer any longer."
 NO_DATA_CONNECTION = "425 Open a data connection first, with PASV, EPSV, PORT or EPRT."
 ONE_TRANSFER = "503 A transfer is going on already."
 
-logger = logging.getLogger(__name__)
 
-
-class Session(DeployCommands):
+class Session(FollowedSession):
     """What a client talks to. Its settings are class attributes: the listener makes a subclass with its own."""
 
     dtp_handler = TlsDataChannel
@@ -29,16 +25,14 @@ class Session(DeployCommands):
     _dtp_connector: Any
     _out_dtp_queue: tuple[Any, bool, Any, str] | None
 
-    def __init__(self, conn: socket.socket, server: Any, ioloop: Any = None) -> None:
-        self._leaving = False
-        super().__init__(conn, server, ioloop)
-
     def process_command(self, cmd: str, *args: Any, **kwargs: Any) -> None:
         if cmd in TRANSFERS:
             if self._in_dtp_queue is not None or self._out_dtp_queue is not None or self.is_transferring:
+                self._forget_asked()
                 self.respond(ONE_TRANSFER)
                 return
             if self.data_channel is None and self._dtp_acceptor is None and self._dtp_connector is None:
+                self._forget_asked()
                 self.respond(NO_DATA_CONNECTION)
                 return
         super().process_command(cmd, *args, **kwargs)
@@ -66,9 +60,11 @@ class Session(DeployCommands):
             if self._out_dtp_queue[2] is not None:
                 self._out_dtp_queue[2].close()
             self._out_dtp_queue = None
+            self.never_began()
         if self._in_dtp_queue is not None:
             self._in_dtp_queue[0].close()
             self._in_dtp_queue = None
+            self.never_began()
 
     def _on_dtp_close(self) -> None:
         if self._closed:
@@ -104,29 +100,9 @@ class Session(DeployCommands):
         if self._closed or self._in_command:
             super().close()
             return
-        fs, login = self.fs, self.login
+        fs = self.fs
         super().close()
         self.data_channel = None  # pyftpdlib deletes it, while that channel itself may be about to close
         if fs is not None:
             fs.close()
         self.server.forget(self)
-        logger.info(
-            "disconnect: user %s from %s after %.0f s",
-            login.username if login is not None else "nobody",
-            self.remote_ip or "nowhere",
-            time.time() - self.started,
-        )
-
-    def log_transfer(self, cmd: str, filename: str, receive: bool, completed: bool, elapsed: float, bytes: int) -> None:
-        channel = getattr(self, "data_channel", None)
-        login = channel.login if channel is not None else self.login
-        logger.info(
-            "transfer: %s %r user %s from %s: %d bytes in %.3f s, %s",
-            cmd,
-            filename,
-            login.username if login is not None else "nobody",
-            self.remote_ip,
-            bytes,
-            elapsed,
-            "complete" if completed else "broken off",
-        )

@@ -8,6 +8,8 @@ from wsp.ftp.server.data import TlsDataChannel
 from wsp.ftp.server.login import LoginChannel
 from wsp.ftp.server.upload import Upload, UploadRefused, failure_reply
 
+_LETTERS = {"APPE": "a", "RETR": "r"}  # pyftpdlib's, of what a transfer needs
+
 INLINE_COPY_BYTES = 2**20  # what is copied on the loop; more goes to a thread
 
 
@@ -68,8 +70,16 @@ class UploadCommands(LoginChannel):
         if self.is_ending:
             upload.discard()
             return
+        if not self._may_transfer(command, upload.name):  # any more
+            upload.discard()
+            self.respond("550 Not enough privileges.")
+            self._resume()
+            return
         self._after_copy(error, upload, command, sentence)
         self._resume()
+
+    def _may_transfer(self, command: str, path: str) -> bool:
+        return self.authorizer.has_perm(self.username, _LETTERS.get(command, "w"), path)
 
     def _after_copy(self, error: OSError | None, upload: Upload, command: str, sentence: str) -> None:
         if error is not None:

@@ -1,0 +1,126 @@
+"""A session that learns what becomes of its account, and ends when it may not go on."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from wsp.database import utc_now
+from wsp.ftp.logins import Login
+from wsp.ftp.server.authenticator import Permissions
+from wsp.ftp.server.standing import why_not
+from wsp.ftp.server.tracked import TrackedSession
+
+LAST_WORD_SECONDS = 1.0  # how long a client may take to read why its session ends
+EXPIRY_LOOK_SECONDS = 60.0  # the wall clock may be set: it is looked at this often before the time has come
+
+READ_ONLY = "The account is read-only now."
+NOT_ALLOWED = "The account may not do that any more."
+
+
+class FollowedSession(TrackedSession):
+    """What is decided about an account while it is logged in reaches it here, on the loop."""
+
+    def __init__(self, conn: Any, server: Any, ioloop: Any = None) -> None:
+        self._leaving = False
+        self._expiry: Any = None
+        super().__init__(conn, server, ioloop)
+
+    @property
+    def logins(self) -> list[Login]:
+        """Who is logged in; and whose transfer is running, when that is somebody else (after REIN or USER)."""
+        found = [self.login] if self.login is not None else []
+        channel = getattr(self, "data_channel", None)
+        if channel is not None and channel.login is not None and channel.login is not self.login:
+            found.append(channel.login)
+        return found
+
+    def on_login(self, username: str) -> None:
+        super().on_login(username)
+        self._await_expiry()
+
+    def accounts_are(self, current: Mapping[str, Login | None], now: datetime) -> None:
+        """Go on under what the account is now, or end. `current` has at least the accounts that were asked for."""
+        channel = self.data_channel
+        if channel is not None and channel.login is not None and channel.login is not self.login:
+            former = channel.login
+            if former.username in current:
+                reason = self._why_not(former, current[former.username], now)
+                if reason:
+                    channel.stop(f"426 {reason}")
+                else:
+                    channel.login = current[former.username]
+        login = self.login
+        if login is None or login.username not in current or self.is_ending:
+            return
+        changed = current[login.username]
+        if changed == login:
+            return
+        reason = self._why_not(login, changed, now)
+        if changed is None or reason:
+            self.cut(reason)
+        else:
+            self._renew(changed)
+
+    def _why_not(self, held: Login, current: Login | None, now: datetime) -> str:
+        return why_not(held, current, self.remote_ip, tls=bool(self._ssl_established), now=now)
+
+    def _renew(self, login: Login) -> None:
+        channel = self.data_channel
+        if channel is not None and channel.login is self.login:
+            channel.login = login
+        self.login = login
+        self.authorizer = Permissions(login)
+        self._await_expiry()
+        underway = self._underway
+        if underway is None or (channel is not None and channel.login is not login):
+            return
+        running = channel if self.is_transferring else None
+        path = running.file_obj.name if running is not None and running.file_obj is not None else underway.path
+        if not self._may_transfer(underway.command, path):
+            self._stop_transfer(READ_ONLY if login.read_only else NOT_ALLOWED)
+
+    def _stop_transfer(self, reason: str) -> None:
+        if self.is_transferring and self.data_channel is not None:
+            self.data_channel.stop(f"550 {reason}")
+        else:
+            self.never_began(reason)
+            self._shutdown_connecting_dtp()
+            self.respond(f"550 {reason}")
+
+    # The end
+
+    def _await_expiry(self) -> None:
+        if self._expiry is not None and not self._expiry.cancelled:
+            self._expiry.cancel()
+        ends = [login.expires_at for login in self.logins if login.expires_at is not None]
+        if ends:
+            left = max(0.0, (min(ends) - utc_now()).total_seconds())
+            self._expiry = self.call_later(min(left, EXPIRY_LOOK_SECONDS), self._look_at_expiry)
+
+    def _look_at_expiry(self) -> None:
+        now = utc_now()
+        channel = self.data_channel
+        for login in self.logins:
+            if login.expires_at is not None and login.expires_at <= now:
+                reason = self._why_not(login, login, now)
+                if login is self.login:
+                    self.cut(reason)
+                    return
+                if channel is not None:
+                    channel.stop(f"426 {reason}")
+        self._await_expiry()
+
+    def cut(self, sentence: str) -> None:
+        """End the session and its transfer at once, and say why. What was not whole yet is not published."""
+        self._leaving = False
+        self.activity.cut = True
+        if self.data_channel is not None:
+            self.data_channel.abandon(sentence)
+        if self._closed:
+            return
+        if self.is_ending or self._ssl_accepting:  # a last word is on its way already, or cannot be said
+            self.close()
+            return
+        self._hang_up(f"421 {sentence}")
+        if not self._closed:  # the client does not read
+            self.call_later(LAST_WORD_SECONDS, self.close)

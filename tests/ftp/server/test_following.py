@@ -1,0 +1,327 @@
+"""What is committed reaches the sessions that are logged in already: on every process, on both stores."""
+
+import ftplib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from wsp.auth.service import change_user, create_user
+from wsp.database import Database, utc_now
+from wsp.ftp.anonymous import change_access
+from wsp.ftp.models import AnonymousAccess
+from wsp.ftp.service import change_account, delete_account, toggle_account
+from wsp.passwords import hash_password
+
+pytestmark = pytest.mark.e2e
+
+PROMPT_SECONDS = 5.0  # for machines that are busy with other things; one second is what the documentation says
+
+Change = Callable[[Session, Any], object]
+
+ENDING: dict[str, Change] = {
+    "The account is disabled.": lambda session, a: toggle_account(session, None, a.username),
+    "The account was deleted.": lambda session, a: delete_account(session, None, a.username),
+    "The password of the account was changed.": lambda session, a: change_account(
+        session, None, a.username, {"password_hash": hash_password("another")}
+    ),
+    "The address 127.0.0.1 is not one that the account allows.": lambda session, a: change_account(
+        session, None, a.username, {"allowed_ips": ["203.0.113.0/24"]}
+    ),
+    "The account needs TLS, and this is a login in clear text.": lambda session, a: change_account(
+        session, None, a.username, {"require_tls": True}
+    ),
+    "The home folder of the account was changed.": lambda session, a: change_account(
+        session, None, a.username, {"domain": "example.com"}
+    ),
+    "The user {owner}, who owns the account, is not active.": lambda session, a: change_user(
+        session, a.username.partition("_")[0], status="disabled"
+    ),
+}
+
+
+@pytest.fixture
+def running(new_server: Callable[..., Any]) -> Any:
+    """Two processes."""
+    server = new_server()
+    with server.database.transaction() as session:
+        create_user(session, "admin", role="admin")  # the last one cannot be disabled, and owners have to be
+    return server.start().start()
+
+
+@pytest.fixture
+def on_each(connect: Callable[..., Any], until: Any) -> Callable[..., list[ftplib.FTP]]:
+    """Sessions of an account, at least one on each process."""
+
+    def opened(server: Any, account: Any) -> list[ftplib.FTP]:
+        sessions: list[ftplib.FTP] = []
+
+        def everywhere() -> bool:
+            sessions.append(connect(server, account))
+            login = f"login: user {account.username} "
+            return all(login in path.read_text() for path in server.folder.glob("ftp-*.log"))
+
+        until(everywhere, "a session on each process", seconds=60)
+        return sessions
+
+    return opened
+
+
+def commit(database: Database, change: Change, account: Any) -> float:
+    """Commit a change as the API does. Returns the moment of its answer."""
+    with database.transaction() as session:
+        change(session, account)
+    return time.monotonic()
+
+
+def begin_upload(client: ftplib.FTP, name: str = "f", content: bytes = b"half") -> socket.socket:
+    client.voidcmd("TYPE I")
+    data = client.transfercmd(f"STOR {name}")
+    data.sendall(content)
+    return data
+
+
+def last_words(client: ftplib.FTP) -> str:
+    """What the server says, unasked, before it closes the connection."""
+    with pytest.raises((ftplib.error_temp, ftplib.error_perm)) as said:
+        client.voidresp()
+    with pytest.raises(EOFError):
+        client.voidresp()
+    return str(said.value)
+
+
+class TestEnding:
+    def test_every_change_ends_every_session_and_transfer_with_its_reason(
+        self, running: Any, on_each: Any, until: Any
+    ) -> None:
+        for sentence, change in ENDING.items():
+            account = running.account()
+            sessions = on_each(running, account)
+            (account.home / "f").write_bytes(b"old")
+            data = [begin_upload(client) for client in sessions[-2:]]
+            until(lambda account=account: len(list(account.home.glob(".wsp-upload-*.tmp"))) == 2)
+
+            answered = commit(running.database, change, account)
+            said = {last_words(client) for client in sessions}
+            elapsed = time.monotonic() - answered
+            assert elapsed < PROMPT_SECONDS
+            print(f"{len(sessions)} sessions ended {elapsed:.3f} s after the answer: {sentence}")  # noqa: T201
+            assert said == {f"421 {sentence.format(owner=account.username.partition('_')[0])}"}
+            for connection in data:
+                connection.close()
+            until(lambda account=account: not list(account.home.glob(".wsp-upload-*.tmp")))
+            assert (account.home / "f").read_bytes() == b"old"
+        assert "Traceback" not in running.log
+
+    def test_a_download_is_cut_too_in_clear_text_and_over_tls(self, running: Any, connect: Any) -> None:
+        for tls in (False, True):
+            account = running.account()
+            client = connect(running, account, tls=tls)
+            (account.home / "f").write_bytes(bytes(64 * 2**20))
+            client.voidcmd("TYPE I")
+            data = client.transfercmd("RETR f")
+            data.recv(1000)
+            commit(running.database, lambda session, a: toggle_account(session, None, a.username), account)
+            assert last_words(client) == "421 The account is disabled."
+            received = 0
+            with pytest.raises(OSError):  # noqa: PT011 - over TLS it is another one than in clear text
+                while chunk := data.recv(2**20):
+                    received += len(chunk)
+                raise OSError("ended in good order, but short")
+            assert received < 64 * 2**20
+            data.close()
+
+    def test_anonymous_access_that_is_turned_off(self, running: Any, connect: Any) -> None:
+        running.anonymous("a.example")
+        client = connect(running)
+        client.login("anonymous@a.example", "me@")
+        commit(
+            running.database,
+            lambda session, _: change_access(
+                session, None, "a.example", owner=session.query(AnonymousAccess).one().owner, changes={"enabled": False}
+            ),
+            None,
+        )
+        assert last_words(client) == "421 Anonymous access was turned off."
+
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+    def test_a_client_that_does_not_read_is_cut_all_the_same(
+        self, running: Any, raw: Any, until: Any, store: str
+    ) -> None:
+        account = running.account()
+        deaf = raw(running).login(account)
+        deaf.socket.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                deaf.send(b"FEAT\r\n" * 1000)
+        commit(running.database, lambda session, a: toggle_account(session, None, a.username), account)
+        until(lambda: f"disconnect: user {account.username}" in running.log, seconds=PROMPT_SECONDS)
+
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+    def test_nobody_slips_in_while_an_account_is_disabled(
+        self, running: Any, connect: Any, until: Any, store: str
+    ) -> None:
+        for _ in range(5):
+            account = running.account()
+            in_time: list[ftplib.FTP] = []
+
+            def log_in(account: Any = account, in_time: list[ftplib.FTP] = in_time) -> None:
+                for _ in range(10):
+                    try:
+                        in_time.append(connect(running, account))
+                    except ftplib.error_perm:
+                        return
+
+            threads = [threading.Thread(target=log_in) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            until(lambda in_time=in_time: len(in_time) > 3)
+            commit(running.database, lambda session, a: toggle_account(session, None, a.username), account)
+            for thread in threads:
+                thread.join()
+            assert {last_words(client) for client in in_time} == {"421 The account is disabled."}
+
+
+class TestDemotion:
+    def test_read_only_cuts_uploads_and_the_session_stays(
+        self, running: Any, connect: Any, fetch: Any, put: Any
+    ) -> None:
+        account = running.account()
+        client, other = connect(running, account), connect(running, account)
+        (account.home / "f").write_bytes(b"old")
+        data = begin_upload(client)
+        waiting = other.makepasv()  # a promise of an upload whose data connection has not come
+        assert waiting
+        assert other.sendcmd("STOR g").startswith("150")
+
+        commit(
+            running.database, lambda session, a: change_account(session, None, a.username, {"read_only": True}), account
+        )
+        for demoted in (client, other):
+            with pytest.raises(ftplib.error_perm, match=r"550 The account is read-only now\."):
+                demoted.voidresp()
+        data.close()
+        assert fetch(client, "f") == b"old"
+        assert fetch(other, "f") == b"old"
+        with pytest.raises(ftplib.error_perm, match="550"):
+            client.mkd("d")
+
+        commit(
+            running.database,
+            lambda session, a: change_account(session, None, a.username, {"read_only": False}),
+            account,
+        )
+        until_allowed(client)
+        assert put(client, "f", b"new").startswith("226")
+
+    def test_a_download_of_a_demoted_account_goes_on(self, running: Any, connect: Any) -> None:
+        account = running.account()
+        client, other = connect(running, account), connect(running, account)
+        (account.home / "f").write_bytes(bytes(32 * 2**20))
+        client.voidcmd("TYPE I")
+        data = client.transfercmd("RETR f")
+        commit(
+            running.database, lambda session, a: change_account(session, None, a.username, {"read_only": True}), account
+        )
+        until_refused(other)
+        received = 0
+        while chunk := data.recv(2**20):
+            received += len(chunk)
+        data.close()
+        assert received == 32 * 2**20
+        assert client.voidresp().startswith("226")
+
+
+def until_refused(client: ftplib.FTP) -> None:
+    deadline = time.monotonic() + PROMPT_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            client.mkd("d")
+            client.rmd("d")
+        except ftplib.error_perm:
+            return
+    pytest.fail("it may still write")
+
+
+def until_allowed(client: ftplib.FTP) -> None:
+    deadline = time.monotonic() + PROMPT_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            client.mkd("allowed")
+        except ftplib.error_perm:
+            continue
+        return
+    pytest.fail("it may still not write")
+
+
+class TestGoingOn:
+    def test_what_changes_nothing_for_a_session_leaves_it_alone(self, running: Any, connect: Any) -> None:
+        account, other = running.account(), running.account()
+        client = connect(running, account)
+        data = begin_upload(client)
+        commit(
+            running.database,
+            lambda session, a: change_account(session, None, a.username, {"allowed_ips": ["127.0.0.0/8"]}),
+            account,
+        )
+        commit(running.database, lambda session, a: delete_account(session, None, a.username), other)
+        commit(running.database, lambda session, a: change_account(session, None, a.username, {"quota_mb": 5}), account)
+        data.sendall(b" and half")
+        data.close()
+        assert client.voidresp().startswith("226")
+        assert (account.home / "f").read_bytes() == b"half and half"
+
+    def test_a_transfer_ends_with_the_account_that_began_it(self, running: Any, connect: Any) -> None:
+        former, later = running.account(), running.account()
+        client = connect(running, former)
+        data = begin_upload(client)
+        client.login(later.username, later.password)
+        commit(running.database, lambda session, a: toggle_account(session, None, a.username), former)
+        with pytest.raises(ftplib.error_temp, match=r"426 The account is disabled\."):
+            client.voidresp()
+        data.close()
+        assert not (former.home / "f").exists()
+        assert client.pwd() == "/"
+
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+    def test_a_store_that_is_away_ends_nobody_and_hides_nothing(
+        self, running: Any, connect: Any, until: Any, store: str
+    ) -> None:
+        account = running.account()
+        client = connect(running, account)
+        with running.database.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE epochs RENAME TO gone")
+        until(lambda: running.log.count("changes of accounts cannot be followed") == 2)
+        assert client.pwd() == "/"
+        with running.database.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE ftp_accounts SET enabled = 0")
+            connection.exec_driver_sql("ALTER TABLE gone RENAME TO epochs")
+        assert last_words(client) == "421 The account is disabled."
+        until(lambda: running.log.count("changes of accounts are followed again") == 2)
+
+
+class TestExpiry:
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+    def test_a_session_ends_when_its_account_expires(self, running: Any, connect: Any, store: str) -> None:
+        account = running.account()
+        client = connect(running, account)
+        data = begin_upload(client)
+        at = utc_now() + timedelta(seconds=1.5)
+        commit(
+            running.database, lambda session, a: change_account(session, None, a.username, {"expires_at": at}), account
+        )
+        assert client.voidcmd("NOOP").startswith("200")
+        assert last_words(client).startswith("421 The account expired at ")
+        assert timedelta(0) <= utc_now() - at < timedelta(seconds=PROMPT_SECONDS)
+        data.close()
+        assert not (account.home / "f").exists()
+
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+    def test_one_that_was_let_in_before_it_expires_too(self, running: Any, connect: Any, store: str) -> None:
+        account = running.account(expires_at=utc_now() + timedelta(seconds=3))
+        assert last_words(connect(running, account)).startswith("421 The account expired at ")
