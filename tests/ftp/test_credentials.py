@@ -10,8 +10,8 @@ from wsp.auth.service import create_user
 from wsp.database import Database
 from wsp.errors import Conflict, NotFound
 from wsp.ftp import credentials, service
-from wsp.ftp.credentials import MAX_CREDENTIALS, narrowed
-from wsp.ftp.logins import find_login
+from wsp.ftp.credentials import MAX_CREDENTIALS
+from wsp.ftp.logins import find_login, find_logins, narrowed
 from wsp.ftp.models import Credential
 from wsp.paging import Page
 
@@ -154,6 +154,22 @@ class TestNarrowed:
             login = find_login(session, "ann_deploy")
             assert login is not None
             assert narrowed(login, session.query(Credential).one()).expires_at == NOON + timedelta(seconds=expected)
+
+
+class TestFindLogins:
+    def test_a_session_of_a_credential_is_told_what_it_is_now(self, accounts: Database) -> None:
+        id, _ = issue(accounts)
+        with accounts.reading() as session:
+            login = find_login(session, "ann_deploy")
+            assert login is not None
+            narrow = narrowed(login, session.get_one(Credential, id))
+            key = narrow.key
+            assert find_logins(session, ["ann_deploy", key]) == {"ann_deploy": login, key: narrow}
+            assert find_logins(session, [f"ben_deploy#{id}"]) == {f"ben_deploy#{id}": None}
+        with accounts.transaction() as session:
+            credentials.revoke_credential(session, "ann", "ann_deploy", id)
+        with accounts.reading() as session:
+            assert find_logins(session, ["ann_deploy", key]) == {"ann_deploy": login, key: None}
 
 
 class TestNoteUse:

@@ -6,9 +6,7 @@ A secret has 192 random bits, so a plain hash of it is enough to find it by, and
 import hashlib
 import re
 import secrets
-from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
@@ -16,7 +14,6 @@ from sqlalchemy.orm import Session
 from wsp import epochs
 from wsp.errors import Conflict, NotFound
 from wsp.ftp import service
-from wsp.ftp.logins import Login
 from wsp.ftp.models import Credential
 from wsp.paging import Page, fetch, matching
 
@@ -97,19 +94,6 @@ def find_credential(session: Session, username: str, secret: str) -> Credential 
     )
 
 
-def narrowed(login: Login, credential: Credential) -> Login:
-    """The account's login as the credential has it: in its folder, from its addresses, until it expires."""
-    ends = credential.expires_at
-    return replace(
-        login,
-        credential_id=credential.id,
-        credential_ips=tuple(credential.allowed_ips),
-        folder=credential.folder,
-        expires_at=ends if login.expires_at is None else min(ends, login.expires_at),
-        permissions=_rules_below(login.permissions, credential.folder),
-    )
-
-
 def note_use(session: Session, credential: Credential, *, now: datetime) -> None:
     """Remember when the credential was last used, to the minute."""
     session.execute(update(Credential).where(Credential.id == credential.id).values(last_used_at=now))
@@ -118,18 +102,6 @@ def note_use(session: Session, credential: Credential, *, now: datetime) -> None
 def needs_note(credential: Credential, *, now: datetime) -> bool:
     """Whether `note_use()` has something new to say."""
     return credential.last_used_at is None or now - credential.last_used_at >= timedelta(seconds=USED_SECONDS)
-
-
-def _rules_below(rules: tuple[dict[str, Any], ...], folder: str) -> tuple[dict[str, Any], ...]:
-    """The rules of what may be done, as seen from a folder that is the whole of what is seen."""
-    base = folder.rstrip("/")
-    above = [rule for rule in rules if f"{base}/".startswith(f"{rule['folder'].rstrip('/')}/")]
-    below = [rule for rule in rules if rule["folder"].startswith(f"{base}/") and rule not in above]
-    moved = [{**rule, "folder": rule["folder"][len(base) :]} for rule in below]
-    if above:
-        nearest = max(above, key=lambda rule: len(rule["folder"]))
-        moved.insert(0, {**nearest, "folder": "/"})
-    return tuple(moved)
 
 
 def _hash(secret: str) -> str:

@@ -8,9 +8,9 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from wsp.addresses import normal_address
 from wsp.ftp.admission import Denied, Reason
+from wsp.ftp.fields import Password
 from wsp.ftp.guests import IPV6_PREFIX
 from wsp.ftp.models import Guest
-from wsp.ftp.schemas import Password
 from wsp.rest.bodies import RequestBody, left_out
 from wsp.rest.fields import Timestamp, rfc3339
 

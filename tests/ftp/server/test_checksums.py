@@ -1,14 +1,17 @@
 """Checksums of uploads, computed beside the transfer."""
 
 import hashlib
+import io
 import os
 import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from wsp.ftp.records import Transfer
 from wsp.ftp.server.checksum import INLINE_BYTES, NEWS_BYTES, Checksum, Checksums
 from wsp.ftp.server.loop import Loop
 
@@ -65,6 +68,41 @@ def arriving(loop: Loop, tmp_path: Path) -> Callable[..., Arriving]:
         return Arriving(tmp_path / os.urandom(4).hex(), checksum)
 
     return begin
+
+
+class TestUpload:
+    @pytest.mark.e2e
+    def test_its_record_has_the_checksum_of_the_whole_file(
+        self, new_server: Any, connect: Any, put: Any, until: Any
+    ) -> None:
+        server = new_server(WSP_FTP_UPLOAD_CHECKSUM="crc32").start()
+        account = server.account()
+        client = connect(server, account)
+        put(client, "small", b"small")
+        put(client, "big", BODY)
+        client.storbinary("APPE small", io.BytesIO(b"er"))
+        put(client, "big", BODY[:10], rest=len(BODY) - 10)
+
+        def recorded() -> list[tuple[str, str]] | None:
+            with server.database.reading() as session:
+                found = [(transfer.path, transfer.checksum) for transfer in session.query(Transfer)]
+            return found if len(found) == 4 else None
+
+        whole = BODY[:-10] + BODY[:10]
+        assert sorted(until(recorded)) == sorted(
+            (path, f"crc32:{zlib.crc32(content):08x}")
+            for path, content in (("/small", b"small"), ("/big", BODY), ("/small", b"smaller"), ("/big", whole))
+        )
+
+    @pytest.mark.e2e
+    def test_it_is_waited_for_when_the_server_stops(self, new_server: Any, connect: Any, put: Any) -> None:
+        server = new_server().start()
+        client = connect(server, server.account())
+        put(client, "big", BODY)
+        server.stop()
+        with server.database.reading() as session:
+            (transfer,) = session.query(Transfer).all()
+        assert transfer.checksum == f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 
 
 class TestChecksum:

@@ -1,6 +1,8 @@
 """Logins with short-lived credentials, on each store."""
 
 import ftplib
+import hashlib
+import select
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from wsp.database import utc_now
 from wsp.ftp import credentials
 from wsp.ftp.models import Credential
+from wsp.ftp.records import Transfer
 
 pytestmark = pytest.mark.e2e
 
@@ -32,6 +35,12 @@ def issue(server: Any, account: Any, **changes: Any) -> Any:
     with server.database.transaction() as session:
         _, secret = credentials.issue_credential(session, None, account.username, **terms)
     return type(account)(account.username, account.home, secret)
+
+
+def is_over(client: ftplib.FTP) -> bool:
+    """Whether the server has said something without being asked."""
+    assert client.sock is not None
+    return bool(select.select([client.sock], [], [], 0)[0])
 
 
 class TestLogin:
@@ -102,6 +111,36 @@ class TestLogin:
             connect(running, good)
         connect(running, good, tls=True)
         assert good.password not in running.log
+
+    def test_its_sessions_end_when_it_is_revoked(self, running: Any, connect: Any, put: Any, until: Any) -> None:
+        account = running.account()
+        bound, free = connect(running, issue(running, account)), connect(running, account)
+        with running.database.transaction() as session:
+            (credential,) = session.query(Credential).all()
+            credentials.revoke_credential(session, None, account.username, credential.id)
+        until(lambda: is_over(bound), seconds=2)
+        assert bound.getline() == "421 The credential was revoked."
+        free.voidcmd("NOOP")
+
+    def test_its_sessions_end_when_it_expires(self, running: Any, connect: Any, until: Any) -> None:
+        account = running.account()
+        client = connect(running, issue(running, account, now=utc_now() - timedelta(seconds=3598)))
+        until(lambda: is_over(client), seconds=10)
+        assert "The credential expired at" in client.getline()
+
+    def test_its_uploads_are_recorded_where_the_account_finds_them(
+        self, running: Any, connect: Any, put: Any, until: Any
+    ) -> None:
+        account = running.account()
+        put(connect(running, issue(running, account)), "page", b"1")
+
+        def recorded() -> list[Transfer]:
+            with running.database.reading() as session:
+                return list(session.query(Transfer))
+
+        (transfer,) = until(recorded)
+        assert transfer.path == "/site/page"
+        assert transfer.checksum == f"sha256:{hashlib.sha256(b'1').hexdigest()}"
 
     def test_its_use_is_noted(self, running: Any, connect: Any) -> None:
         account = running.account()

@@ -13,9 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wsp.database import Database, utc_now
 from wsp.ftp.admission import Policy, Reason, denial
-from wsp.ftp.credentials import find_credential, is_secret, narrowed, needs_note, note_use
+from wsp.ftp.credentials import find_credential, is_secret, needs_note, note_use
 from wsp.ftp.jail import Jail
-from wsp.ftp.logins import Login, find_anonymous, find_login, replace_password_hash
+from wsp.ftp.logins import Login, find_anonymous, find_login, narrowed, replace_password_hash
 from wsp.ftp.models import Credential
 from wsp.ftp.server.scorer import Scorer
 from wsp.ftp.server.verified import VerifiedPasswords

@@ -32,6 +32,8 @@ class Checksums:
         self._setting = setting
         self._algorithm = _NAMES.get(setting)
         self._waiting: queue.SimpleQueue[Checksum] = queue.SimpleQueue()
+        self._outstanding: set[Checksum] = set()
+        self._settled = threading.Condition()
         if self._algorithm is not None:
             for number in range(THREADS):
                 threading.Thread(target=self._work, name=f"ftp-checksum-{number}", daemon=True).start()
@@ -40,7 +42,32 @@ class Checksums:
         """The checksum of an upload that begins; None when none are wanted."""
         if self._algorithm is None:
             return None
-        return Checksum(self._algorithm, f"{self._setting}:", self._waiting.put, self._loop.call)
+        return Checksum(self._algorithm, f"{self._setting}:", self)
+
+    def finish(self, seconds: float) -> None:
+        """Wait for the checksums of files that are whole, then give up those that are still missing."""
+        with self._settled:
+            self._settled.wait_for(lambda: not self._outstanding, seconds)
+            late = list(self._outstanding)
+        for checksum in late:
+            checksum.give_up()
+
+    def wait(self, checksum: "Checksum") -> None:
+        """Have a thread read on, when it is that one's turn."""
+        self._waiting.put(checksum)
+
+    def ended(self, checksum: "Checksum") -> None:
+        """The file is whole, and not read to its end yet."""
+        with self._settled:
+            self._outstanding.add(checksum)
+
+    def settled(self, checksum: "Checksum", then: Callable[[], None] | None) -> None:
+        """There is a result; `then` is for the loop."""
+        with self._settled:
+            self._outstanding.discard(checksum)
+            if then is not None:
+                self._loop.call(then)
+            self._settled.notify_all()
 
     def _work(self) -> None:
         buffer = memoryview(bytearray(SLICE_BYTES))
@@ -51,17 +78,10 @@ class Checksums:
 class Checksum:
     """The checksum of one upload. The loop says what has arrived; `turn()` is called on the threads."""
 
-    def __init__(
-        self,
-        algorithm: str,
-        prefix: str,
-        wait: Callable[["Checksum"], None],
-        call: Callable[[Callable[[], None]], None],
-    ) -> None:
+    def __init__(self, algorithm: str, prefix: str, all_of_them: Checksums) -> None:
         self._algorithm = algorithm
         self._prefix = prefix
-        self._wait = wait
-        self._call = call
+        self._all = all_of_them
         self._digest: Digest = ALGORITHMS[algorithm]()
         self._lock = threading.Lock()
         self._fd = -1
@@ -113,7 +133,7 @@ class Checksum:
             self._fail(error)
         with self._lock:
             if self._result is None and self._read < self._arrived:
-                self._wait(self)
+                self._all.wait(self)
                 return
             self._busy = False
             is_whole = self._ended
@@ -121,16 +141,21 @@ class Checksum:
             self._settle(self._prefix + self._digest.hexdigest())
 
     def _follow(self, opened: int, size: int, *, ended: bool = False) -> None:
-        with self._lock:
-            if self._result is not None:
-                return
-            if self._fd < 0:
-                self._fd = os.dup(opened)
-            self._arrived = size
-            self._ended = ended
-            if not self._busy:
-                self._busy = True
-                self._wait(self)
+        try:
+            with self._lock:
+                if self._result is not None:
+                    return
+                if self._fd < 0:
+                    self._fd = os.dup(opened)
+                self._arrived = size
+                if ended:
+                    self._ended = True
+                    self._all.ended(self)
+                if not self._busy:
+                    self._busy = True
+                    self._all.wait(self)
+        except OSError as error:  # the upload goes on without
+            self._fail(error)
 
     def _fail(self, error: OSError) -> None:
         logger.warning("the checksum of an upload could not be computed: %s", error)
@@ -146,5 +171,4 @@ class Checksum:
                 self._fd = -1
             then, self._then = self._then, None
             known = self._result
-        if then is not None:
-            self._call(lambda: then(known))
+        self._all.settled(self, None if then is None else lambda: then(known))

@@ -244,7 +244,7 @@ class Listener(FTPServer):
     def accounts_in_use(self) -> set[str]:
         """The accounts of the sessions and of the running transfers. Who logs in from now on has to ask again."""
         self.looks += 1
-        return {login.username for session in self.sessions for login in session.logins}
+        return {login.key for session in self.sessions for login in session.logins}
 
     def accounts_are(self, current: Mapping[str, Login | None], ending: Collection[str]) -> None:
         """Bring to the sessions what their accounts are now, and end those whose ids are among `ending`."""

@@ -35,6 +35,7 @@ from wsp.homes import make_files_root
 from wsp.settings import Settings
 
 LOCK_MODE = 0o600
+LAST_CHECKSUM_SECONDS = 1.0  # how long it waits for the checksums of uploads that have ended
 LAST_REPORT_SECONDS = 2.0  # how long it waits for the last report of sessions and transfers to be written
 SIGN_OFF_SECONDS = 2.0  # how long the end waits for the heartbeat's last word
 
@@ -95,6 +96,8 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
             logger.info("FTP is served on %s port %d", settings.ftp_host, settings.ftp_port)
             loop.run()
             accounts.stop()
+            listener.checksums.finish(LAST_CHECKSUM_SECONDS)
+            loop.drain()
             reporter.stop(LAST_REPORT_SECONDS)
             sign_off.join(SIGN_OFF_SECONDS)
             follower.stop()
