@@ -120,6 +120,10 @@ class TestStage:
             make(path=path).stage()
         assert own_names(home) == []
 
+    def test_a_name_that_is_not_text(self, make: Make, home: Path) -> None:
+        with pytest.raises(Invalid, match="UTF-8"):
+            make(path=os.fsdecode(b"/\xff")).stage()
+
     def test_where_the_parent_is_missing(self, make: Make) -> None:
         with pytest.raises(FileNotFoundError):
             make(path="/sites/one").stage()

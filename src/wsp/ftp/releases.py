@@ -84,6 +84,8 @@ class Releases:
             staging = self._staging(place.name)
             if _is_there(place, staging):
                 return Staged(staging, continued=True)
+            if not _is_text(place.name):
+                raise Invalid("File names are UTF-8 here", field="folder")
             copying = f"{_COPY}{_key(place.name)}-{self._account_key}-{secrets.token_hex(4)}"
             site = self._open_site(place)
             try:
@@ -289,6 +291,14 @@ def _moment(id: str) -> datetime:
 
 def _is_reserved(name: str) -> bool:
     return name.startswith(RESERVED_PREFIX)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_there(place: Place, name: str) -> bool:

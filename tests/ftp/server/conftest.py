@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ from wsp.passwords import hash_password
 from wsp.settings import Settings
 
 PASSWORD = "S3cure•pass"
+WALKING = """
+from wsp.ftp.jail import Jail
+Jail.use_openat2 = False
+"""
 START_SECONDS = 20.0
 WAIT_SECONDS = 15.0
 ENTRY = """
@@ -70,6 +74,7 @@ class FtpServer:
     database: Database
     folder: Path
     environment: dict[str, str]
+    entry: str = ENTRY
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @property
@@ -85,7 +90,7 @@ class FtpServer:
         """Start one more process, without waiting for it."""
         with (self.folder / f"ftp-{len(self.processes)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", ENTRY], stderr=log, stdout=log, env=self.environment, cwd=self.folder
+                [sys.executable, "-c", self.entry], stderr=log, stdout=log, env=self.environment, cwd=self.folder
             )
         self.processes.append(process)
         return process
@@ -188,13 +193,28 @@ def server(
     migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
 ) -> Iterator[FtpServer]:
     """A server that the tests of a module share: what they test has nothing to do with the store."""
+    with shared_server(tmp_path_factory.mktemp("ftp"), migrated_sqlite, free_port()) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="module")
+def walking_server(
+    migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[FtpServer]:
+    """Another one, whose kernel has no openat2 as far as it knows."""
     folder = tmp_path_factory.mktemp("ftp")
+    with shared_server(folder, migrated_sqlite, free_port(), entry=WALKING + ENTRY) as shared:
+        yield shared
+
+
+@contextmanager
+def shared_server(folder: Path, migrated_sqlite: Path, port: int, entry: str = ENTRY) -> Iterator[FtpServer]:
     data = folder / "data"
     data.mkdir()
     shutil.copy(migrated_sqlite, data / "wsp.db")
-    settings = Settings(data_dir=data, timezone="UTC", ftp_port=free_port(), ftp_passive_ports=(20000, 29999))
+    settings = Settings(data_dir=data, timezone="UTC", ftp_port=port, ftp_passive_ports=(20000, 29999))
     database = Database(settings.database)
-    shared = FtpServer(settings, database, folder, environment(settings))
+    shared = FtpServer(settings, database, folder, environment(settings), entry)
     try:
         yield shared.start()
     finally:

@@ -204,6 +204,19 @@ class TestReleases:
         client.sendcmd("SITE ROLLBACK my site")
         assert (account.home / "my site" / "index.html").read_text() == "1"
 
+    def test_a_folder_that_seems_empty_says_what_it_holds(self, deployer: Any, until: Any) -> None:
+        account, client, _ = deployer
+        client.mkd("sites")
+        client.mkd("sites/one")
+        client.sendcmd("SITE STAGE sites/one")
+        client.sendcmd("SITE PUBLISH")
+        client.rmd("sites/one")
+        with pytest.raises(ftplib.error_perm, match=r"550 Releases or stagings .* SITE FORGET"):
+            client.rmd("sites")
+        client.sendcmd("SITE FORGET sites/one")
+        until(lambda: hidden(account.home / "sites") == [])
+        client.rmd("sites")
+
     def test_discard(self, deployer: Any, put: Any, until: Any) -> None:
         account, client, site = deployer
         client.sendcmd("SITE STAGE public_html")

@@ -127,8 +127,13 @@ class JailedFilesystem(AbstractedFS):
             folder = self._jail.open_folder(path)
             try:
                 uploads.remove_leftovers(folder)
+                names = os.listdir(folder)
             finally:
                 os.close(folder)
+            if names and all(name.startswith(RESERVED_PREFIX) for name in names):
+                raise FilesystemError(
+                    "Releases or stagings of a folder that was in it are kept: SITE FORGET and SITE DISCARD remove them"
+                ) from None
             self._jail.rmdir(path)
 
     def remove(self, path: str) -> None:
