@@ -12,7 +12,6 @@ from wsp.errors import Conflict, Invalid, NotFound
 from wsp.ftp import releases as releases_module
 from wsp.ftp.jail import Jail
 from wsp.ftp.releases import Releases
-from wsp.ftp.trees import CopyStopped
 from wsp.homes import open_home
 
 NOON = datetime(2026, 5, 18, 12, tzinfo=UTC)
@@ -129,10 +128,15 @@ class TestStage:
             make(path="/sites/one").stage()
 
     def test_a_copy_that_was_stopped_leaves_nothing(self, make: Make, home: Path, site: Path) -> None:
-        calls = iter([True, True, False])
-        releases = make()
-        with pytest.raises(CopyStopped):
-            releases.stage(go_on=lambda: next(calls, False))
+        releases, copied = make(), []
+
+        def stop(count: int) -> None:
+            copied.append(count)
+            if sum(copied) >= 3:
+                raise InterruptedError("enough")
+
+        with pytest.raises(InterruptedError):
+            releases.stage(tell=stop)
         releases.clean(keep=5)
         assert own_names(home) == []
 
@@ -143,15 +147,14 @@ class TestStage:
         (home / ".wsp-copy-1234-5678-abcd").mkdir()
         seen: list[list[str]] = []
 
-        def look() -> bool:
+        def look(_count: int) -> None:
             if not seen:
                 other = make("ann_other")
                 other.list()
                 other.clean(keep=5)
                 seen.append(own_names(home))
-            return True
 
-        name = releases.stage(go_on=look).name
+        name = releases.stage(tell=look).name
         (running,) = seen[0]
         assert running.startswith(".wsp-copy-")
         assert running != ".wsp-copy-1234-5678-abcd"

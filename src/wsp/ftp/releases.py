@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 
 from wsp.errors import Conflict, Invalid, NotFound
 from wsp.ftp.jail import FOLDER_MODE, RESERVED_PREFIX, Jail, Place
-from wsp.ftp.trees import CopyStopped, copy_attributes, copy_tree, remove_tree
+from wsp.ftp.trees import copy_attributes, copy_tree, remove_tree
 
 KEY_BYTES = 8
 RELEASE_ID = re.compile(r"\d{8}-\d{6}-\d{3}")
@@ -75,10 +75,10 @@ class Releases:
         self._path = path
         self._account_key = _key(account)
 
-    def stage(self, *, empty: bool = False, go_on: Callable[[], bool] = lambda: True) -> Staged:
+    def stage(self, *, empty: bool = False, tell: Callable[[int], None] = lambda _: None) -> Staged:
         """Make the staging folder, a copy of the present site or `empty`; or go on with the one that is there.
 
-        Raises CopyStopped when `go_on` says no meanwhile.
+        `tell` is told of the bytes that are copied, as they are, and stops it by raising something.
         """
         with self._locked() as place:
             staging = self._staging(place.name)
@@ -101,7 +101,7 @@ class Releases:
             if site >= 0 and empty:
                 copy_attributes(site, made)
             elif site >= 0:
-                files, length = copy_tree(site, made, skip=_is_reserved, go_on=go_on)
+                files, length = copy_tree(site, made, skip=_is_reserved, tell=tell)
             with self._locked() as place:
                 try:
                     _rename(place, copying, staging, _AT_NOREPLACE)
@@ -109,7 +109,7 @@ class Releases:
                     self._throw_away(place, copying)
                     return Staged(staging, continued=True)
             return Staged(staging, continued=False, files=files, bytes=length)
-        except (OSError, CopyStopped):
+        except Exception:
             with suppress(OSError), self._locked() as place:
                 self._throw_away(place, copying)
             raise

@@ -16,12 +16,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_RANGES = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-class CopyStopped(Exception):
-    """Whoever wanted the copy no longer does."""
-
-
 def copy_tree(
-    source: int, target: int, *, skip: Callable[[str], bool], go_on: Callable[[], bool], depth: int = 0
+    source: int, target: int, *, skip: Callable[[str], bool], tell: Callable[[int], None], depth: int = 0
 ) -> tuple[int, int]:
     """Copy what is in one open folder into another one; the number of files, and of their bytes.
 
@@ -29,25 +25,25 @@ def copy_tree(
     change the original. Rights, times, extended attributes (which hold ACLs) and, where the server may, owners are
     kept; links stay links. FIFOs, sockets and devices are not copied, nor what vanishes meanwhile.
 
-    `skip` says by its name what is left out; the copy stops (CopyStopped) when `go_on` says no. Raises OSError.
+    `skip` says by its name what is left out. `tell` is told of the bytes that have been copied since it was last
+    called, often, and stops the copy by raising something. Raises OSError.
     """
     if depth > MAX_DEPTH:
         raise OSError(errno.ELOOP, "there are too many folders within folders")
     files = copied = 0
     for name in os.listdir(source):
-        if not go_on():
-            raise CopyStopped
+        tell(0)
         if skip(name):
             continue
         try:
             found = os.lstat(name, dir_fd=source)
             if stat.S_ISREG(found.st_mode):
-                copied += _copy_file(source, target, name, go_on)
+                copied += _copy_file(source, target, name, tell)
                 files += 1
             elif stat.S_ISLNK(found.st_mode):
                 os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
             elif stat.S_ISDIR(found.st_mode):
-                inner = _copy_folder(source, target, name, skip=skip, go_on=go_on, depth=depth)
+                inner = _copy_folder(source, target, name, skip=skip, tell=tell, depth=depth)
                 files, copied = files + inner[0], copied + inner[1]
         except FileNotFoundError:
             continue
@@ -76,28 +72,28 @@ def remove_tree(folder: int, name: str) -> None:
 
 
 def _copy_folder(
-    source: int, target: int, name: str, *, skip: Callable[[str], bool], go_on: Callable[[], bool], depth: int
+    source: int, target: int, name: str, *, skip: Callable[[str], bool], tell: Callable[[int], None], depth: int
 ) -> tuple[int, int]:
     opened = os.open(name, _FOLDER, dir_fd=source)
     try:
         os.mkdir(name, 0o700, dir_fd=target)
         made = os.open(name, _FOLDER, dir_fd=target)
         try:
-            return copy_tree(opened, made, skip=skip, go_on=go_on, depth=depth + 1)
+            return copy_tree(opened, made, skip=skip, tell=tell, depth=depth + 1)
         finally:
             os.close(made)
     finally:
         os.close(opened)
 
 
-def _copy_file(source: int, target: int, name: str, go_on: Callable[[], bool]) -> int:
+def _copy_file(source: int, target: int, name: str, tell: Callable[[int], None]) -> int:
     opened = os.open(name, _READ, dir_fd=source)
     try:
         if not stat.S_ISREG(os.fstat(opened).st_mode):
             return 0  # it was exchanged for something else meanwhile
         made = os.open(name, _CREATE, 0o600, dir_fd=target)
         try:
-            length = _copy_content(opened, made, go_on)
+            length = _copy_content(opened, made, tell)
             copy_attributes(opened, made)
             return length
         finally:
@@ -106,10 +102,10 @@ def _copy_file(source: int, target: int, name: str, go_on: Callable[[], bool]) -
         os.close(opened)
 
 
-def _copy_content(source: int, target: int, go_on: Callable[[], bool]) -> int:
+def _copy_content(source: int, target: int, tell: Callable[[int], None]) -> int:
     length = 0
     in_kernel = True
-    while go_on():
+    while True:
         try:
             # sendfile(2) where the file system has no ranges: it goes through the page cache.
             step = (
@@ -125,4 +121,4 @@ def _copy_content(source: int, target: int, go_on: Callable[[], bool]) -> int:
         if not step:
             return length
         length += step
-    raise CopyStopped
+        tell(step)

@@ -15,6 +15,10 @@ NAME_IT = "501 Name the folder, as in SITE {command} public_html."
 logger = logging.getLogger(__name__)
 
 
+class Left(Exception):
+    """The client has left while something was done for it."""
+
+
 def _help(syntax: str) -> dict[str, object]:
     return {"perm": None, "auth": True, "arg": None, "help": f"Syntax: SITE {syntax}."}
 
@@ -53,7 +57,7 @@ class DeployCommands(HashCommands):
             return
 
         def work(releases: Releases) -> Callable[[], None]:
-            staged = releases.stage(empty=empty, go_on=lambda: not self.is_ending)
+            staged = releases.stage(empty=empty, tell=self._on_copied)
 
             def then() -> None:
                 self._files.jail.stand_in(path, staged.name)
@@ -71,6 +75,10 @@ class DeployCommands(HashCommands):
             return then
 
         self._deploy(path, work)
+
+    def _on_copied(self, _count: int) -> None:
+        if self.is_ending:
+            raise Left
 
     def ftp_SITE_PUBLISH(self, line: str) -> None:
         path = self._deployed(line, "PUBLISH")
