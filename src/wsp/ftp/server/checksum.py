@@ -15,6 +15,7 @@ from wsp.ftp.digests import ALGORITHMS, SLICE_BYTES, Digest, digest_of, read_int
 from wsp.ftp.server.loop import Loop
 
 THREADS = 2
+NICENESS = 10
 INLINE_BYTES = 64 * 1024  # files up to this size are hashed where they end: it takes microseconds
 NEWS_BYTES = 2**20  # a thread is told when so much more has arrived
 TURN_BYTES = 8 * 2**20  # what one upload gets hashed before it is another one's turn
@@ -71,6 +72,7 @@ class Checksums:
 
     def _work(self) -> None:
         buffer = memoryview(bytearray(SLICE_BYTES))
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         while True:
             self._waiting.get().turn(buffer)
 
