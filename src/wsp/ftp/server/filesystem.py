@@ -13,6 +13,7 @@ from pyftpdlib.filesystems import AbstractedFS, FilesystemError
 
 from wsp.ftp.server import upload as uploads
 from wsp.ftp.server.jail import RESERVED_PREFIX, Jail
+from wsp.ftp.server.tally import Tally
 from wsp.ftp.server.upload import Upload, UploadRefused
 
 _UNLISTABLE = ("\r", "\n")  # a name with a line end in it would forge entries of a listing
@@ -32,14 +33,16 @@ class JailedFilesystem(AbstractedFS):
     `adds_only`: uploads add whole files, and never touch what is there (anonymous sessions).
     """
 
-    def __init__(self, jail: Jail, account: str, cmd_channel: Any, *, adds_only: bool = False) -> None:
+    def __init__(self, jail: Jail, tally: Tally, account: str, cmd_channel: Any, *, adds_only: bool = False) -> None:
         super().__init__("/", cmd_channel)
+        self.tally = tally
         self._jail = jail
         self._account = account
         self._adds_only = adds_only
 
     def close(self) -> None:
         """Let go of the home."""
+        self.tally.close()
         self._jail.close()
 
     # Paths: nothing to translate, and nothing to check before the operation itself.
@@ -74,13 +77,13 @@ class JailedFilesystem(AbstractedFS):
         # For the client's sake, before it sends anything: what counts is that publishing never replaces.
         if self._adds_only and self.lexists(path):
             raise UploadRefused(uploads.TAKEN)
-        return uploads.begin_upload(self._jail, self._account, path, adds_only=self._adds_only)
+        return uploads.begin_upload(self._jail, self.tally, self._account, path, adds_only=self._adds_only)
 
     def resume_upload(self, path: str, offset: int | None) -> Upload:
         """Receive the rest of a file, from `offset` bytes on or from its end. Raises OSError, UploadRefused."""
         if self._adds_only:
             raise UploadRefused(uploads.NOT_RESUMED)
-        return uploads.resume_upload(self._jail, self._account, path, offset)
+        return uploads.resume_upload(self._jail, self.tally, self._account, path, offset)
 
     def resumable_size(self, path: str) -> int | None:
         """How much of an interrupted upload is there to resume, where there is no such file."""
@@ -108,22 +111,24 @@ class JailedFilesystem(AbstractedFS):
             # What only the server can see must not keep a client from removing a folder.
             folder = self._jail.open_folder(path)
             try:
-                uploads.remove_leftovers(folder)
+                uploads.remove_leftovers(self.tally, folder)
             finally:
                 os.close(folder)
             self._jail.rmdir(path)
 
     def remove(self, path: str) -> None:
-        leftover = uploads.forget_upload(self._jail, self._account, path)
+        leftover = uploads.forget_upload(self._jail, self.tally, self._account, path)
         try:
-            self._jail.unlink(path)
+            with self._jail.parent(path) as place:
+                self.tally.unlink(place)
         except FileNotFoundError:
             if not leftover:
                 raise
 
     def rename(self, src: str, dst: str) -> None:
         _check_new_name(dst)
-        self._jail.rename(src, dst)
+        with self._jail.parent(src) as source, self._jail.parent(dst) as target:
+            self.tally.rename(source, target)
 
     def chmod(self, path: str, mode: int) -> None:
         if mode & (stat.S_ISUID | stat.S_ISGID):
@@ -177,7 +182,7 @@ class JailedFilesystem(AbstractedFS):
             names = os.listdir(folder)
             hidden = [name for name in names if name.startswith(RESERVED_PREFIX)]
             if hidden:
-                uploads.sweep(folder, hidden, now=time.time())
+                uploads.sweep(self.tally, folder, hidden, now=time.time())
                 names = [name for name in names if not name.startswith(RESERVED_PREFIX)]
         finally:
             os.close(folder)

@@ -167,16 +167,6 @@ class Jail:
         with self.parent(path) as (folder, name):
             os.rmdir(name, dir_fd=folder)
 
-    def unlink(self, path: str) -> None:
-        """Remove a file or link."""
-        with self.parent(path) as (folder, name):
-            os.unlink(name, dir_fd=folder)
-
-    def rename(self, source: str, target: str) -> None:
-        """rename(2): a file in the way is replaced."""
-        with self.parent(source) as (folder, name), self.parent(target) as (new_folder, new_name):
-            os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
-
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits, and those alone."""
         opened = self.open(path, os.O_PATH)

@@ -11,6 +11,7 @@ from pyftpdlib.servers import FTPServer
 from wsp.errors import StartupError
 from wsp.ftp.server.authenticator import Authenticator
 from wsp.ftp.server.data import TlsDataChannel
+from wsp.ftp.server.ledger import Ledger
 from wsp.ftp.server.loop import Loop, Offload
 from wsp.ftp.server.session import GOING_DOWN, Session
 from wsp.settings import Settings
@@ -59,7 +60,13 @@ class Listener(FTPServer):
     max_cons = 0  # it would count data connections too; `max_sessions` counts sessions
 
     def __init__(
-        self, sock: socket.socket, loop: Loop, settings: Settings, context: SSL.Context, authenticator: Authenticator
+        self,
+        sock: socket.socket,
+        loop: Loop,
+        settings: Settings,
+        context: SSL.Context,
+        authenticator: Authenticator,
+        ledger: Ledger,
     ) -> None:
         first, last = settings.ftp_passive_ports
         channel = type("Channel", (TlsDataChannel,), {"timeout": settings.ftp_idle_timeout})
@@ -76,6 +83,7 @@ class Listener(FTPServer):
         )
         super().__init__(sock, session, ioloop=loop.io, backlog=BACKLOG)
         self.authenticator = authenticator
+        self.ledger = ledger
         self.sessions: set[Session] = set()
         self.logins = Offload(loop, name="ftp-login", threads=LOGIN_THREADS, waiting=LOGINS_WAITING)
         self.copies = Offload(loop, name="ftp-copy", threads=COPY_THREADS, waiting=COPIES_WAITING)

@@ -12,8 +12,11 @@ from wsp.ftp.logins import Login
 from wsp.ftp.server.authenticator import Granted, Permissions, Refused
 from wsp.ftp.server.control import ControlChannel
 from wsp.ftp.server.filesystem import JailedFilesystem
+from wsp.ftp.server.shared import TableFull
+from wsp.ftp.server.tally import Tally
 
 FAILED_LOGIN_SECONDS = 1.0  # what a wrong password costs the client
+NO_LEDGER = "421 What this account uses cannot be kept right now, try again later."
 BUSY = "421 Too many logins are waiting to be checked, try again shortly."
 
 logger = logging.getLogger(__name__)
@@ -70,14 +73,30 @@ class LoginChannel(ControlChannel):
             else:
                 self.call_later(FAILED_LOGIN_SECONDS, self._refuse, verdict.reply)
             return
+        try:
+            tally = Tally(self.server.ledger, verdict.login.home_dir, self._quota_of(verdict.login))
+        except (OSError, TableFull) as error:
+            logger.error("the usage of %s cannot be kept: %s", verdict.login.home_dir, error or type(error).__name__)
+            verdict.jail.close()
+            self._hang_up(NO_LEDGER)
+            return
         self.login = verdict.login
         self.authorizer = Permissions(verdict.login)
-        self.fs = JailedFilesystem(verdict.jail, verdict.login.username, self, adds_only=verdict.login.anonymous)
+        self.fs = JailedFilesystem(verdict.jail, tally, verdict.login.username, self, adds_only=verdict.login.anonymous)
         self.authenticated = True
         self.attempted_logins = 0
         logger.info("login: user %s from %s, TLS %s", verdict.login.username, self.remote_ip, self._ssl_established)
         self.respond("230 Logged in.")
         self._resume()
+
+    def _quota_of(self, first: Login) -> Callable[[], int]:
+        """The quota (MB) of this login as it is at the time. A transfer goes on after USER, as whose it was."""
+
+        def quota_mb() -> int:
+            login = self.login
+            return (login if login is not None and login.username == first.username else first).quota_mb
+
+        return quota_mb
 
     def _refuse(self, reply: str) -> None:
         self.attempted_logins += 1

@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +19,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from wsp.database import Database
 from wsp.errors import StartupError
 from wsp.ftp.server.authenticator import Authenticator
+from wsp.ftp.server.ledger import Ledger
 from wsp.ftp.server.listener import Listener, listening_socket
 from wsp.ftp.server.loop import Loop
+from wsp.ftp.server.recount import Recounter
+from wsp.ftp.server.reporter import UsageReporter
+from wsp.ftp.server.shared import WorkerNumber
 from wsp.ftp.server.tls import make_context
 from wsp.heartbeat import Heartbeat
 from wsp.homes import make_files_root
 from wsp.settings import Settings
 
 LOCK_MODE = 0o600
+LAST_FIGURES_SECONDS = 1.0  # how long the end waits for what homes hold to be written
 SIGN_OFF_SECONDS = 2.0  # how long the end waits for the heartbeat's last word
 
 logger = logging.getLogger(__name__)
@@ -45,7 +51,8 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
         database = Database(settings.database)
         loop = Loop()
         try:
-            listener = Listener(sock, loop, settings, context, Authenticator(database, settings.files))
+            usage = _Usage(settings, database)
+            listener = Listener(sock, loop, settings, context, Authenticator(database, settings.files), usage.ledger)
             heartbeat = Heartbeat(
                 database,
                 "ftp",
@@ -65,13 +72,43 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
                 heartbeat.start()
             except SQLAlchemyError as error:
                 raise StartupError(f"the database cannot be reached: {type(error).__name__}") from error
+            usage.start()
             logger.info("FTP is served on %s port %d", settings.ftp_host, settings.ftp_port)
             loop.run()
+            usage.stop()
             sign_off.join(SIGN_OFF_SECONDS)
         finally:
             loop.close()
             database.close()
     logger.info("FTP has ended")
+
+
+class _Usage:
+    """What homes hold: the ledger, the thread that counts homes, and the one that writes figures to the store."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        """Raises StartupError."""
+        folder = settings.data_dir / "ftp-state"
+        try:
+            self.ledger = Ledger(folder, WorkerNumber(folder), settings.files, now=time.time())
+            self._threads = (
+                UsageReporter(self.ledger, database, folder),
+                Recounter(self.ledger, database, folder, settings.files),
+            )
+        except OSError as error:
+            raise StartupError(f"WSP_DATA_DIR: {folder} cannot be used ({error.strerror or error})") from None
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Write the last figures. What does not end in time is made good by the next process that starts."""
+        for thread in self._threads:
+            thread.stop()
+        deadline = time.monotonic() + LAST_FIGURES_SECONDS
+        if all(thread.join(max(0.0, deadline - time.monotonic())) for thread in self._threads):
+            self.ledger.close()
 
 
 @contextmanager
