@@ -217,7 +217,13 @@ class Ledger:
         with self._table.locked():
             if self._require(records, own, held, least, limit) < ROOMY_BYTES:
                 wanted = least
-            self._add_in_flight(records, wanted - held)
+            for _, slot, own_slot in records:
+                # The book first: a process that dies in between has all of its uploads taken out of the figure.
+                own_fields = self.books.own.read(own_slot)
+                own_fields[books.IN_FLIGHT] += wanted - held
+                own_fields[books.UNWRITTEN] = 1
+                self.books.own.write(own_slot, own_fields)
+                self._table.add(slot, _IN_FLIGHT, wanted - held)
         self._note_change(records)
         return wanted
 
@@ -240,44 +246,39 @@ class Ledger:
 
         They are announced before, so that a count which may or may not have seen the change knows of it.
         """
-        with self._table.locked():
-            self._announce(effects, 1)
+        moves = _moves(effects)
+        self._announce(moves, 1)
         try:
             yield
         except BaseException:
-            with self._table.locked():
-                self._announce(effects, -1)
+            self._announce(moves, -1)
             raise
         with self._table.locked():
-            for effect in effects:
-                self._add_in_flight(effect.records, effect.in_flight)
-                for _, slot, _ in effect.records:
-                    self._table.add(slot, _BYTES, effect.used_bytes)
-                    self._table.add(slot, _FILES, effect.files)
-            self._announce(effects, -1)  # last: a process that dies before has its homes counted anew
-        for effect in effects:
-            self._note_change(effect.records)
+            for record, move in moves.items():
+                fields = self._table.read(record.slot)
+                fields[_BYTES] += move.used_bytes
+                fields[_FILES] += move.files
+                fields[_IN_FLIGHT] += move.in_flight
+                self._table.write(record.slot, fields)
+                # The book last: a process that dies before has the home counted anew.
+                own_fields = self.books.own.read(record.own)
+                own_fields[books.IN_FLIGHT] += move.in_flight
+                own_fields[books.MOVED_BYTES] -= move.moved_bytes
+                own_fields[books.MOVED_FILES] -= move.moved_files
+                own_fields[books.UNWRITTEN] = 1
+                self.books.own.write(record.own, own_fields)
+        self._note_change(tuple(moves))
 
-    def _announce(self, effects: tuple[Effect, ...], sign: int) -> None:
-        own = self.books.own
-        for effect in effects:
-            moved_bytes, moved_files = abs(effect.used_bytes), abs(effect.files)
-            for _, slot, own_slot in effect.records:
-                own.add(own_slot, books.MOVED_BYTES, sign * moved_bytes)
-                own.add(own_slot, books.MOVED_FILES, sign * moved_files)
+    def _announce(self, moves: dict[Record, "_Move"], sign: int) -> None:
+        with self._table.locked():
+            for record, move in moves.items():
+                self.books.own.add(record.own, books.MOVED_BYTES, sign * move.moved_bytes)
+                self.books.own.add(record.own, books.MOVED_FILES, sign * move.moved_files)
                 if sign > 0:
-                    self._move(slot, _MOVED_BYTES, moved_bytes)
-                    self._move(slot, _MOVED_FILES, moved_files)
-
-    def _move(self, slot: int, field: int, amount: int) -> None:
-        self._table.set(slot, field, (self._table.get(slot, field) + amount) % _WRAP)
-
-    def _add_in_flight(self, records: tuple[Record, ...], amount: int) -> None:
-        if not amount:
-            return
-        for _, slot, own_slot in records:
-            self.books.own.add(own_slot, books.IN_FLIGHT, amount)  # first: see `_announce()` in `changing()`
-            self._table.add(slot, _IN_FLIGHT, amount)
+                    fields = self._table.read(record.slot)
+                    fields[_MOVED_BYTES] = (fields[_MOVED_BYTES] + move.moved_bytes) % _WRAP
+                    fields[_MOVED_FILES] = (fields[_MOVED_FILES] + move.moved_files) % _WRAP
+                    self._table.write(record.slot, fields)
 
     def _used(self, slot: int) -> int:
         return self._table.get(slot, _BYTES) + self._table.get(slot, _IN_FLIGHT)
@@ -288,7 +289,6 @@ class Ledger:
         for record in records:
             if record.home not in self._changed:
                 with self._changed_lock:
-                    self.books.own.set(record.own, books.UNWRITTEN, 1)
                     self._changed[record.home] = record
 
     def take_changed(self) -> list[Record]:
@@ -303,7 +303,7 @@ class Ledger:
 
     def written(self, records: list[Record]) -> None:
         """The figures of these homes are in the store."""
-        with self._changed_lock:
+        with self._table.locked(), self._changed_lock:
             for record in records:
                 if record.home not in self._changed:
                     self.books.own.set(record.own, books.UNWRITTEN, 0)
@@ -358,6 +358,7 @@ class Ledger:
             table.set(slot, _EXACT, int(is_exact))
             table.set(slot, _COUNTED_AT, int(now * 1000))
             table.set(slot, _COST_MS, int(cost * 1000) + 1)
+            self.books.own.set(record.own, books.UNWRITTEN, 1)
         self._note_change((record,))
         return is_exact
 
@@ -378,6 +379,30 @@ class Ledger:
             keys.update(left)
             self.books.bury(path)
         return [home for home in self.homes() if key_of(home) in keys] if keys else []
+
+
+class _Move:
+    """All effects of a change on one home, and how much they move, in either direction."""
+
+    __slots__ = ("files", "in_flight", "moved_bytes", "moved_files", "used_bytes")
+
+    def __init__(self) -> None:
+        self.used_bytes = self.files = self.in_flight = self.moved_bytes = self.moved_files = 0
+
+    def add(self, effect: Effect) -> None:
+        self.used_bytes += effect.used_bytes
+        self.files += effect.files
+        self.in_flight += effect.in_flight
+        self.moved_bytes += abs(effect.used_bytes)
+        self.moved_files += abs(effect.files)
+
+
+def _moves(effects: tuple[Effect, ...]) -> dict[Record, _Move]:
+    moves: dict[Record, _Move] = {}
+    for effect in effects:
+        for record in effect.records:
+            moves.setdefault(record, _Move()).add(effect)
+    return moves
 
 
 def _beyond(difference: int, bound: int) -> int:

@@ -56,8 +56,7 @@ class Tally:
         folder, name = place
         with self._ledger.names.held(place):
             weighed = weight(name, os.lstat(name, dir_fd=folder))
-            effect = Effect(self._ledger.records_of(folder), -weighed.used_bytes, -weighed.file_count)
-            with self._ledger.changing(effect):
+            with self._ledger.changing(*_removal(self._ledger.records_of(folder), weighed)):
                 os.unlink(name, dir_fd=folder)
 
     def rename(self, source: Place, target: Place) -> None:
@@ -73,9 +72,9 @@ class Tally:
                 weighed = weight(source.name, moved)
                 arrives = self._ledger.records_of(target.folder)
                 effects = (
-                    Effect(self._ledger.records_of(source.folder), -weighed.used_bytes, -weighed.file_count),
+                    *_removal(self._ledger.records_of(source.folder), weighed),
                     Effect(arrives, weighed.used_bytes, weighed.file_count),
-                    _removal(arrives, weight(target.name, old) if old is not None else Figure(0, 0)),
+                    *_removal(arrives, weight(target.name, old) if old is not None else Figure(0, 0)),
                 )
             with self._ledger.changing(*effects):
                 os.rename(source.name, target.name, src_dir_fd=source.folder, dst_dir_fd=target.folder)
@@ -124,7 +123,7 @@ class Charge:
             there = weight(place.name, os.lstat(place.name, dir_fd=place.folder))
             charged = max(0, size - self._credit)
             records = self._ledger.records_of(place.folder)
-            with self._ledger.changing(_removal(records, there), Effect(self._records, in_flight=charged)):
+            with self._ledger.changing(*_removal(records, there), Effect(self._records, in_flight=charged)):
                 yield
             self._charged, self._covered = charged, charged + self._credit
 
@@ -145,7 +144,7 @@ class Charge:
             records = self._ledger.records_of(place.folder)
             with self._ledger.changing(
                 Effect(records, size, 0 if place.name.startswith(HIDDEN_PREFIX) else 1),
-                _removal(records, replaced),
+                *_removal(records, replaced),
                 Effect(self._records, in_flight=-self._charged),
             ):
                 yield
@@ -158,8 +157,8 @@ class Charge:
                 self._charged = 0
 
 
-def _removal(records: tuple[Record, ...], weighed: Figure) -> Effect:
-    return Effect(records, -weighed.used_bytes, -weighed.file_count)
+def _removal(records: tuple[Record, ...], weighed: Figure) -> tuple[Effect, ...]:
+    return (Effect(records, -weighed.used_bytes, -weighed.file_count),) if any(weighed) else ()
 
 
 def _lstat(place: Place) -> os.stat_result | None:
