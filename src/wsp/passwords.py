@@ -2,22 +2,29 @@
 
 from functools import cache
 
-from passlib.context import LazyCryptContext
+from passlib.context import CryptContext
 
-# OWASP's second argon2id choice (19 MiB, 2 passes, 1 lane): a login storm must not take gigabytes.
-_CONTEXT = LazyCryptContext(  # not every process that could check a password ever does
-    schemes=["argon2", "bcrypt", "sha512_crypt", "sha256_crypt", "md5_crypt", "apr_md5_crypt", "pbkdf2_sha256"],
-    deprecated="auto",
-    argon2__type="ID",
-    argon2__memory_cost=19 * 1024,
-    argon2__time_cost=2,
-    argon2__parallelism=1,
-)
+
+@cache
+def _context() -> CryptContext:
+    """Made at its first use: not every process that could check a password ever does.
+
+    passlib's own LazyCryptContext fails when two threads come first together.
+    """
+    # OWASP's second argon2id choice (19 MiB, 2 passes, 1 lane): a login storm must not take gigabytes.
+    return CryptContext(
+        schemes=["argon2", "bcrypt", "sha512_crypt", "sha256_crypt", "md5_crypt", "apr_md5_crypt", "pbkdf2_sha256"],
+        deprecated="auto",
+        argon2__type="ID",
+        argon2__memory_cost=19 * 1024,
+        argon2__time_cost=2,
+        argon2__parallelism=1,
+    )
 
 
 def hash_password(password: str) -> str:
     """The argon2id hash of a password. Takes tens of milliseconds: keep it off event loops and out of transactions."""
-    return str(_CONTEXT.hash(password))
+    return str(_context().hash(password))
 
 
 def verify_password(password: str, stored: str | None) -> tuple[bool, str | None]:
@@ -27,9 +34,9 @@ def verify_password(password: str, stored: str | None) -> tuple[bool, str | None
     does not tell which accounts exist.
     """
     if stored is None:
-        _CONTEXT.verify(password, _hash_of_nothing())
+        _context().verify(password, _hash_of_nothing())
         return False, None
-    matches, better = _CONTEXT.verify_and_update(password, stored)
+    matches, better = _context().verify_and_update(password, stored)
     return bool(matches), better
 
 
