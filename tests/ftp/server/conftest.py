@@ -70,6 +70,8 @@ class FtpServer:
     database: Database
     folder: Path
     environment: dict[str, str]
+    before_start: str = ""
+    """Python that a process runs first, to make intervals short."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @property
@@ -85,7 +87,11 @@ class FtpServer:
         """Start one more process, without waiting for it."""
         with (self.folder / f"ftp-{len(self.processes)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", ENTRY], stderr=log, stdout=log, env=self.environment, cwd=self.folder
+                [sys.executable, "-c", self.before_start + ENTRY],
+                stderr=log,
+                stdout=log,
+                env=self.environment,
+                cwd=self.folder,
             )
         self.processes.append(process)
         return process
@@ -171,11 +177,11 @@ def new_server(settings: Settings, database: Database, tmp_path: Path) -> Iterat
     """Makes a server of this test alone, on each store, with `WSP_*` variables; not started yet."""
     servers: list[FtpServer] = []
 
-    def make(**variables: str) -> FtpServer:
+    def make(before_start: str = "", **variables: str) -> FtpServer:
         folder = tmp_path / f"server{len(servers)}"
         folder.mkdir()
         told = environment(settings) | variables
-        servers.append(FtpServer(settings, database, folder, told))
+        servers.append(FtpServer(settings, database, folder, told, before_start))
         return servers[-1]
 
     yield make

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from wsp.ftp.server.shared import SharedTable, WorkerNumber
 
-IN_FLIGHT, MOVED_BYTES, MOVED_FILES, UNWRITTEN = range(4)
-"""Bytes charged for uploads on their way; bytes and files of changes that have begun; 1 = the row is to be written."""
+IN_FLIGHT, MOVED_BYTES, MOVED_FILES, UPLOADS, UNWRITTEN = range(5)
+"""Bytes charged for uploads on their way; bytes and files of changes that have begun; uploads on their way, charged
+or not; 1 = the row in the store is to be written."""
+FIELDS = UNWRITTEN + 1
 
 TOKEN_BYTES = 4
 
@@ -64,7 +66,7 @@ class Books:
 
     def close(self) -> None:
         """Let go of all books. Ours is removed when nothing in it is left open."""
-        is_done = not any(self.own.get(slot, field) for slot, _ in self.own.slots() for field in range(UNWRITTEN + 1))
+        is_done = not any(self.own.get(slot, field) for slot, _ in self.own.slots() for field in range(FIELDS))
         self.own.close()
         for book in self._others.values():
             book.close()
@@ -90,4 +92,4 @@ class Books:
         return self._others[path]
 
     def _open(self, path: Path) -> SharedTable:
-        return SharedTable(path, slots=self._slots, fields=UNWRITTEN + 1)
+        return SharedTable(path, slots=self._slots, fields=FIELDS)

@@ -240,6 +240,11 @@ class Ledger:
             raise QuotaExceeded(max(0, others), limit)
         return limit - others - least
 
+    def note_upload(self, own: Record, change: int) -> None:
+        """One more upload is on its way (1), or one fewer (-1): a process that dies leaves their hidden files."""
+        with self._table.locked():
+            self.books.own.add(own.own, books.UPLOADS, change)
+
     @contextmanager
     def changing(self, *effects: Effect) -> Iterator[None]:
         """Make a change to the files inside this: its effects count when it succeeds.
@@ -366,9 +371,7 @@ class Ledger:
         """Take over from processes that have died. Returns the homes that are to be counted: theirs may be wrong."""
         keys: set[bytes] = set()
         for path, book in self.books.dead():
-            left = [
-                key for slot, key in book.slots() if any(book.get(slot, field) for field in range(books.UNWRITTEN + 1))
-            ]
+            left = [key for slot, key in book.slots() if any(book.get(slot, field) for field in range(books.FIELDS))]
             with self._table.locked():
                 for key in left:
                     slot = self._table.find(key, make=False)

@@ -101,6 +101,8 @@ class Charge:
         self._credit = credit
         self._charged = 0
         self._covered = credit  # how far the upload may grow without being charged more
+        self._is_open = True
+        ledger.note_upload(tally.record, 1)
 
     def cover(self, size: int) -> None:
         """The upload is about to grow to `size` bytes. Raises QuotaExceeded."""
@@ -149,12 +151,16 @@ class Charge:
             ):
                 yield
             self._charged = 0
+        self.release()
 
     def release(self) -> None:
         """The upload is no more."""
         if self._charged:
             with self._ledger.changing(Effect(self._records, in_flight=-self._charged)):
                 self._charged = 0
+        if self._is_open:
+            self._is_open = False
+            self._ledger.note_upload(self.tally.record, -1)
 
 
 def _removal(records: tuple[Record, ...], weighed: Figure) -> tuple[Effect, ...]:

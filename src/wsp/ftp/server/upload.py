@@ -373,10 +373,10 @@ def _resume_part(
     part = Place(place.folder, _part_name(account, place.name))
     temporary = _temporary_name(part.name, tally.temporary_token())
     charge = tally.charge(place.folder, credit=_size(old))
-    with charge.taking(part, start):
-        # The rename is the claim: of two sessions that resume the same upload, one finds it gone.
-        os.rename(part.name, temporary, src_dir_fd=place.folder, dst_dir_fd=place.folder)
     try:
+        with charge.taking(part, start):
+            # The rename is the claim: of two sessions that resume the same upload, one finds it gone.
+            os.rename(part.name, temporary, src_dir_fd=place.folder, dst_dir_fd=place.folder)
         opened = os.open(temporary, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
     except OSError:
         charge.release()
