@@ -137,7 +137,6 @@ class TestStage:
 
         with pytest.raises(InterruptedError):
             releases.stage(tell=stop)
-        releases.clean(keep=5)
         assert own_names(home) == []
 
     def test_a_copy_that_a_crash_left_is_removed_and_a_running_one_is_not(

@@ -205,23 +205,13 @@ class Jail:
 
     def mkdir(self, path: str) -> None:
         """Make a folder."""
-        with self._own(path) as (folder, name):
+        with self.own(path) as (folder, name):
             os.mkdir(name, FOLDER_MODE, dir_fd=folder)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder."""
-        with self._own(path) as (folder, name):
+        with self.own(path) as (folder, name):
             os.rmdir(name, dir_fd=folder)
-
-    def unlink(self, path: str) -> None:
-        """Remove a file or link."""
-        with self._own(path) as (folder, name):
-            os.unlink(name, dir_fd=folder)
-
-    def rename(self, source: str, target: str) -> None:
-        """rename(2): a file in the way is replaced."""
-        with self._own(source) as (folder, name), self._own(target) as (new_folder, new_name):
-            os.rename(name, new_name, src_dir_fd=folder, dst_dir_fd=new_folder)
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits, and those alone."""
@@ -247,8 +237,8 @@ class Jail:
         return steps
 
     @contextmanager
-    def _own(self, path: str) -> Iterator[Place]:
-        """The place of a name that is about to be made, moved or removed."""
+    def own(self, path: str) -> Iterator[Place]:
+        """The place of a name that is about to be made, moved or removed: the folder that is stood in for is not."""
         self._refuse_stand_in(path)
         with self.parent(path) as place:
             yield place

@@ -110,8 +110,8 @@ class Releases:
                     return Staged(staging, continued=True)
             return Staged(staging, continued=False, files=files, bytes=length)
         except Exception:
-            with suppress(OSError), self._locked() as place:
-                self._throw_away(place, copying)
+            with suppress(OSError), self.beside() as place:
+                remove_tree(place.folder, copying)  # at once: it takes room that may be why this failed
             raise
         finally:
             _close(site)
@@ -187,7 +187,7 @@ class Releases:
         with self._locked() as place:
             for id in _ids(place)[: -keep or None]:
                 self._throw_away(place, _release_name(place.name, id))
-        with self._jail.beside(self._path) as place:
+        with self.beside() as place:
             for name in os.listdir(place.folder):
                 if name.startswith(_TRASH):
                     try:
@@ -198,11 +198,17 @@ class Releases:
                         logger.warning("%s was not removed: %s", name, error)
 
     @contextmanager
-    def _locked(self) -> Iterator[Place]:
-        """The folder's place, for one at a time; what a crash left there is put in order first."""
+    def beside(self) -> Iterator[Place]:
+        """The folder's place, whether there is such a folder or not."""
         if self._path == "/" and not self._jail.is_narrowed:
             raise Invalid("The home itself cannot be deployed: name a folder in it", field="folder")
         with self._jail.beside(self._path) as place:
+            yield place
+
+    @contextmanager
+    def _locked(self) -> Iterator[Place]:
+        """The folder's place, for one at a time; what a crash left there is put in order first."""
+        with self.beside() as place:
             fcntl.flock(place.folder, fcntl.LOCK_EX)  # let go of when it is closed
             self._put_in_order(place)
             yield place

@@ -74,7 +74,8 @@ class FtpServer:
     database: Database
     folder: Path
     environment: dict[str, str]
-    entry: str = ENTRY
+    before_start: str = ""
+    """Python that a process runs first, to make intervals short."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @property
@@ -90,7 +91,11 @@ class FtpServer:
         """Start one more process, without waiting for it."""
         with (self.folder / f"ftp-{len(self.processes)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", self.entry], stderr=log, stdout=log, env=self.environment, cwd=self.folder
+                [sys.executable, "-c", self.before_start + ENTRY],
+                stderr=log,
+                stdout=log,
+                env=self.environment,
+                cwd=self.folder,
             )
         self.processes.append(process)
         return process
@@ -176,11 +181,11 @@ def new_server(settings: Settings, database: Database, tmp_path: Path) -> Iterat
     """Makes a server of this test alone, on each store, with `WSP_*` variables; not started yet."""
     servers: list[FtpServer] = []
 
-    def make(**variables: str) -> FtpServer:
+    def make(before_start: str = "", **variables: str) -> FtpServer:
         folder = tmp_path / f"server{len(servers)}"
         folder.mkdir()
         told = environment(settings) | variables
-        servers.append(FtpServer(settings, database, folder, told))
+        servers.append(FtpServer(settings, database, folder, told, before_start))
         return servers[-1]
 
     yield make
@@ -203,18 +208,18 @@ def walking_server(
 ) -> Iterator[FtpServer]:
     """Another one, whose kernel has no openat2 as far as it knows."""
     folder = tmp_path_factory.mktemp("ftp")
-    with shared_server(folder, migrated_sqlite, free_port(), entry=WALKING + ENTRY) as shared:
+    with shared_server(folder, migrated_sqlite, free_port(), WALKING) as shared:
         yield shared
 
 
 @contextmanager
-def shared_server(folder: Path, migrated_sqlite: Path, port: int, entry: str = ENTRY) -> Iterator[FtpServer]:
+def shared_server(folder: Path, migrated_sqlite: Path, port: int, before_start: str = "") -> Iterator[FtpServer]:
     data = folder / "data"
     data.mkdir()
     shutil.copy(migrated_sqlite, data / "wsp.db")
     settings = Settings(data_dir=data, timezone="UTC", ftp_port=port, ftp_passive_ports=(20000, 29999))
     database = Database(settings.database)
-    shared = FtpServer(settings, database, folder, environment(settings), entry)
+    shared = FtpServer(settings, database, folder, environment(settings), before_start)
     try:
         yield shared.start()
     finally:

@@ -228,6 +228,39 @@ class TestReleases:
         assert (site / "index.html").read_text() == "live"
 
 
+class TestQuota:
+    def test_stagings_and_releases_count(self, server: Any, connect: Any, put: Any, until: Any) -> None:
+        account = server.account(quota_mb=1)
+        client = connect(server, account)
+        client.mkd("site")
+        put(client, "site/a", b"a" * 600_000)
+        with pytest.raises(ftplib.error_perm, match=r"552 Quota exceeded: 0\.6 of 1 MB are used"):
+            client.sendcmd("SITE STAGE site")
+        assert hidden(account.home) == []
+        put(client, "site/b", b"b" * 200_000)  # what the copy was charged is given back
+        client.sendcmd("SITE STAGE site EMPTY")
+        put(client, "site/a", b"a" * 200_000)
+        client.sendcmd("SITE PUBLISH")
+        with pytest.raises(ftplib.error_perm, match="552 Quota exceeded"):
+            put(client, "site/c", b"c" * 200_000)
+        client.sendcmd("SITE FORGET site")
+
+        def fits() -> bool:
+            try:
+                put(client, "site/c", b"c" * 600_000)
+            except ftplib.error_perm:
+                return False
+            return True
+
+        until(fits)
+        # What is staged by a copy counts as well, without waiting for anything.
+        client.delete("site/c")
+        put(client, "site/c", b"c" * 250_000)
+        client.sendcmd("SITE STAGE site")
+        with pytest.raises(ftplib.error_perm, match=r"552 Quota exceeded: 0\.9 of 1 MB"):
+            put(client, "site/d", b"d" * 200_000)
+
+
 class TestClients:
     def test_curl_in_one_command(self, deployer: Any, server: Any, curl: str, tmp_path: Path) -> None:
         account, _, site = deployer

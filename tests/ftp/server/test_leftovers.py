@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from wsp.ftp.jail import Place
 from wsp.ftp.server.leftovers import SWEEP_SECONDS, Leftovers
 
 DAY = 86400.0
@@ -30,6 +31,10 @@ def break_off(connect: Any) -> Break:
         data.close()
 
     return upload
+
+
+def unlink(place: Place) -> None:
+    os.unlink(place.name, dir_fd=place.folder)
 
 
 def hidden(folder: Path) -> list[str]:
@@ -124,7 +129,7 @@ class TestNote:
 
     @pytest.fixture
     def leftovers(self, files: Path, tmp_path: Path) -> Leftovers:
-        return Leftovers(tmp_path / "state", files, DAY)
+        return Leftovers(tmp_path / "state", files, DAY, unlink)
 
     def note(self, leftovers: Leftovers, folder: Path) -> None:
         opened = os.open(folder, os.O_PATH)
@@ -149,7 +154,7 @@ class TestNote:
         assert other.exists()
 
     def test_one_of_an_upload_that_may_be_running_is_left_for_an_hour(self, files: Path, tmp_path: Path) -> None:
-        leftovers = Leftovers(tmp_path / "state", files, 0)
+        leftovers = Leftovers(tmp_path / "state", files, 0, unlink)
         home = files / "home" / "ann"
         temporary, part = home / ".wsp-upload-00.11.tmp", home / ".wsp-upload-00.part"
         now = time.time()

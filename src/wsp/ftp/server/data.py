@@ -178,11 +178,11 @@ class DataChannel(DTPHandler):
 
     def _publish_on_thread(self, upload: Upload) -> None:
         self.del_channel()
-        self._write_held_back(upload)
 
         def publish() -> Callable[[], None]:
             failure: OSError | None = None
             try:
+                self._write_held_back(upload)
                 upload.publish()
             except OSError as error:
                 failure = error

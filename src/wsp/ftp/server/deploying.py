@@ -2,12 +2,19 @@
 
 import logging
 import socket
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from wsp.database import utc_now
+from wsp.errors import WspError
 from wsp.ftp.releases import RELEASE_ID, Releases
 from wsp.ftp.server.hashing import HashCommands
+from wsp.ftp.server.ledger import QuotaExceeded
+from wsp.ftp.server.tally import Tally
+from wsp.ftp.server.upload import failure_reply
+from wsp.ftp.server.uploading import COUNT_POLL_SECONDS, COUNT_WAIT_SECONDS, NOT_COUNTED
 
 DEPLOY_PERMISSIONS = "wdf"  # store, remove, rename: a deploy does all of them to everything in the folder
 NAME_IT = "501 Name the folder, as in SITE {command} public_html."
@@ -55,9 +62,22 @@ class DeployCommands(HashCommands):
             return
         if self._is_busy():
             return
+        tally = self._files.tally
 
         def work(releases: Releases) -> Callable[[], None]:
-            staged = releases.stage(empty=empty, tell=self._on_copied)
+            deadline = time.monotonic() + COUNT_WAIT_SECONDS
+            while not tally.is_ready:
+                if self.is_ending or time.monotonic() > deadline:
+                    return lambda: self.respond(NOT_COUNTED)
+                time.sleep(COUNT_POLL_SECONDS)
+            with releases.beside() as place, tally.copying(place.folder) as charge:
+
+                def tell(count: int) -> None:
+                    if self.is_ending:
+                        raise Left
+                    charge(count)
+
+                staged = releases.stage(empty=empty, tell=tell)
 
             def then() -> None:
                 self._files.jail.stand_in(path, staged.name)
@@ -75,10 +95,6 @@ class DeployCommands(HashCommands):
             return then
 
         self._deploy(path, work)
-
-    def _on_copied(self, _count: int) -> None:
-        if self.is_ending:
-            raise Left
 
     def ftp_SITE_PUBLISH(self, line: str) -> None:
         path = self._deployed(line, "PUBLISH")
@@ -199,11 +215,17 @@ class DeployCommands(HashCommands):
 
     def _deploy(self, path: str, work: Callable[[Releases], Callable[[], None]]) -> None:
         account, jail = self.login.username if self.login is not None else "", self._files.jail.copy()
+        tally = self._files.tally
 
         def job() -> Callable[[], None]:
+            releases = Releases(jail, account, path)
             try:
-                return work(Releases(jail, account, path))
+                return work(releases)
+            except QuotaExceeded as error:
+                reply = failure_reply(error)
+                return lambda: self.respond(reply)
             finally:
+                _count_again(tally, releases)
                 jail.close()
 
         if not self._work(self.server.copies, job):
@@ -217,19 +239,27 @@ class DeployCommands(HashCommands):
     def _clean(self, path: str) -> None:
         """Remove what was given up, after the reply; what stays is removed after the next deploy."""
         account, jail = self.login.username if self.login is not None else "", self._files.jail.copy()
-        keep = self.server.keep_releases
+        tally, keep = self._files.tally, self.server.keep_releases
 
         def job() -> Callable[[], None]:
+            releases = Releases(jail, account, path)
             try:
-                Releases(jail, account, path).clean(keep=keep)
+                releases.clean(keep=keep)
             except OSError as error:
                 logger.warning("old releases of %s were not removed: %s", path, error)
             finally:
+                _count_again(tally, releases)
                 jail.close()
             return lambda: None
 
         if not self.server.copies.submit(job):
             jail.close()
+
+
+def _count_again(tally: Tally, releases: Releases) -> None:
+    """A deploy changes what the home holds by whole folders."""
+    with suppress(OSError, WspError), releases.beside() as place:
+        tally.count_again(place)
 
 
 def _split_release(line: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from pyftpdlib.filesystems import AbstractedFS, FilesystemError
 
 from wsp.ftp.jail import RESERVED_PREFIX, Jail
 from wsp.ftp.server import upload as uploads
+from wsp.ftp.server.tally import Tally
 from wsp.ftp.server.upload import Upload, UploadRefused
 
 _UNLISTABLE = ("\r", "\n")  # a name with a line end in it would forge entries of a listing
@@ -32,8 +33,9 @@ class JailedFilesystem(AbstractedFS):
     `adds_only`: uploads add whole files, and never touch what is there (anonymous sessions).
     """
 
-    def __init__(self, jail: Jail, account: str, cmd_channel: Any, *, adds_only: bool = False) -> None:
+    def __init__(self, jail: Jail, tally: Tally, account: str, cmd_channel: Any, *, adds_only: bool = False) -> None:
         super().__init__("/", cmd_channel)
+        self.tally = tally
         self._jail = jail
         self._account = account
         self._adds_only = adds_only
@@ -47,6 +49,7 @@ class JailedFilesystem(AbstractedFS):
 
     def close(self) -> None:
         """Let go of the home."""
+        self.tally.close()
         self._jail.close()
 
     # Paths: nothing to translate, and nothing to check before the operation itself.
@@ -81,7 +84,7 @@ class JailedFilesystem(AbstractedFS):
         # For the client's sake, before it sends anything: what counts is that publishing never replaces.
         if self._adds_only and self.lexists(path):
             raise UploadRefused(uploads.TAKEN)
-        return self._began(uploads.begin_upload(self._jail, self._account, path, adds_only=self._adds_only))
+        return self._began(uploads.begin_upload(self._jail, self.tally, self._account, path, adds_only=self._adds_only))
 
     def resume_upload(self, path: str, offset: int | None) -> Upload:
         """Receive the rest of a file, from `offset` bytes on or from its end. Raises OSError, UploadRefused."""
@@ -89,7 +92,9 @@ class JailedFilesystem(AbstractedFS):
             raise UploadRefused(uploads.NOT_RESUMED)
         keep_seconds = self._leftovers.keep_seconds
         return self._began(
-            uploads.resume_upload(self._jail, self._account, path, offset, now=time.time(), keep_seconds=keep_seconds)
+            uploads.resume_upload(
+                self._jail, self.tally, self._account, path, offset, now=time.time(), keep_seconds=keep_seconds
+            )
         )
 
     def _began(self, upload: Upload) -> Upload:
@@ -126,7 +131,7 @@ class JailedFilesystem(AbstractedFS):
             # What only the server can see must not keep a client from removing a folder.
             folder = self._jail.open_folder(path)
             try:
-                uploads.remove_leftovers(folder)
+                uploads.remove_leftovers(self.tally, folder)
                 names = os.listdir(folder)
             finally:
                 os.close(folder)
@@ -137,16 +142,18 @@ class JailedFilesystem(AbstractedFS):
             self._jail.rmdir(path)
 
     def remove(self, path: str) -> None:
-        leftover = uploads.forget_upload(self._jail, self._account, path)
+        leftover = uploads.forget_upload(self._jail, self.tally, self._account, path)
         try:
-            self._jail.unlink(path)
+            with self._jail.own(path) as place:
+                self.tally.unlink(place)
         except FileNotFoundError:
             if not leftover:
                 raise
 
     def rename(self, src: str, dst: str) -> None:
         _check_new_name(dst)
-        self._jail.rename(src, dst)
+        with self._jail.own(src) as source, self._jail.own(dst) as target:
+            self.tally.rename(source, target)
 
     def chmod(self, path: str, mode: int) -> None:
         if mode & (stat.S_ISUID | stat.S_ISGID):
@@ -200,7 +207,8 @@ class JailedFilesystem(AbstractedFS):
             names = os.listdir(folder)
             hidden = [name for name in names if name.startswith(RESERVED_PREFIX)]
             if hidden:
-                uploads.sweep(folder, hidden, now=time.time(), keep_seconds=self._leftovers.keep_seconds)
+                keep_seconds = self._leftovers.keep_seconds
+                uploads.sweep(self.tally.unlink, folder, hidden, now=time.time(), keep_seconds=keep_seconds)
                 names = [name for name in names if not name.startswith(RESERVED_PREFIX)]
         finally:
             os.close(folder)

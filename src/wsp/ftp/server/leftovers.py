@@ -10,11 +10,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
 
-from wsp.ftp.jail import Jail
+from wsp.ftp.jail import Jail, Place
 from wsp.ftp.server import upload as uploads
 
 SWEEP_SECONDS = 3600.0
@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 class Leftovers:
     """What uploads leave behind, on this machine. `keep_seconds`: how long it can be resumed; 0: nothing is kept."""
 
-    def __init__(self, folder: Path, files: Path, keep_seconds: float) -> None:
+    def __init__(self, folder: Path, files: Path, keep_seconds: float, unlink: Callable[[Place], None]) -> None:
+        """`unlink` removes a file, and raises OSError."""
+        self._unlink = unlink
         self.keep_seconds = keep_seconds
         self._folder = folder
         self._files = files
@@ -87,7 +89,7 @@ class Leftovers:
         finally:
             jail.close()
         try:
-            uploads.sweep(folder, os.listdir(folder), now=now, keep_seconds=self.keep_seconds)
+            uploads.sweep(self._unlink, folder, os.listdir(folder), now=now, keep_seconds=self.keep_seconds)
             return any(name.startswith(uploads.UPLOAD_PREFIX) for name in os.listdir(folder))
         finally:
             os.close(folder)

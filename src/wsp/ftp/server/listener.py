@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from OpenSSL import SSL
@@ -22,12 +23,14 @@ from wsp.ftp.server.authenticator import Attempt, Authenticator, Refused, could_
 from wsp.ftp.server.bans import Bans
 from wsp.ftp.server.checksum import Checksums
 from wsp.ftp.server.data import TlsDataChannel
+from wsp.ftp.server.ledger import Ledger
 from wsp.ftp.server.leftovers import Leftovers
 from wsp.ftp.server.loop import Loop, Offload
 from wsp.ftp.server.reporter import Reporter
 from wsp.ftp.server.seats import Seats
 from wsp.ftp.server.session import GOING_DOWN, OUT_OF_TIME, Session
 from wsp.ftp.server.shared import STATE_FOLDER
+from wsp.ftp.server.tally import unlink
 from wsp.settings import Settings
 
 BACKLOG = 1024
@@ -97,6 +100,7 @@ class Listener(FTPServer):
         seats: Seats,
         reporter: Reporter,
         look_again: Callable[[], None],
+        ledger: Ledger,
     ) -> None:
         first, last = settings.ftp_passive_ports
         channel = type("Channel", (TlsDataChannel,), {"timeout": settings.ftp_idle_timeout})
@@ -121,6 +125,7 @@ class Listener(FTPServer):
         self.seats = seats
         self.policy = Policy.of(settings)
         self.commands_before_login = settings.ftp_commands_before_login
+        self.ledger = ledger
         self.sessions: set[Session] = set()
         self.newcomers: dict[Session, float] = {}
         """Those who are not logged in, and until when (`time.monotonic()`) they have time for it; in that order."""
@@ -131,7 +136,10 @@ class Listener(FTPServer):
         self.digests = Offload(loop, name="ftp-digest", threads=DIGEST_THREADS, waiting=DIGESTS_WAITING)
         self.checksums = Checksums(loop, settings.ftp_upload_checksum)
         self.leftovers = Leftovers(
-            settings.data_dir.absolute() / STATE_FOLDER, settings.files, settings.ftp_keep_partial_hours * 3600.0
+            settings.data_dir.absolute() / STATE_FOLDER,
+            settings.files,
+            settings.ftp_keep_partial_hours * 3600.0,
+            partial(unlink, ledger),
         )
         self.keep_releases = settings.ftp_keep_releases
         self._loop = loop

@@ -14,8 +14,11 @@ from wsp.ftp.logins import Login
 from wsp.ftp.server.authenticator import Attempt, Granted, Permissions, Refused, Unverified
 from wsp.ftp.server.control import ControlChannel
 from wsp.ftp.server.filesystem import JailedFilesystem
+from wsp.ftp.server.shared import TableFull
+from wsp.ftp.server.tally import Tally
 
 FAILED_LOGIN_SECONDS = 1.0  # what a wrong password costs the client, or a multiple of it when checks have to wait
+NO_LEDGER = "421 What this account uses cannot be kept right now, try again later."
 BUSY = "421 Too many logins are waiting to be checked, try again shortly."
 TOO_MANY_OF_ACCOUNT = "421 This account has too many sessions, close one or try again later."
 
@@ -96,9 +99,16 @@ class LoginChannel(ControlChannel):
             self.server.note_refusal(attempt, refused)
             self._hang_up(refused.reply)
             return
+        try:
+            tally = Tally(self.server.ledger, login.home_dir, self._quota_of(login))
+        except (OSError, TableFull) as error:
+            logger.error("the usage of %s cannot be kept: %s", login.home_dir, error or type(error).__name__)
+            granted.jail.close()
+            self._hang_up(NO_LEDGER)
+            return
         self.login = login
         self.authorizer = Permissions(login)
-        self.fs = JailedFilesystem(granted.jail, login.username, self, adds_only=login.anonymous)
+        self.fs = JailedFilesystem(granted.jail, tally, login.username, self, adds_only=login.anonymous)
         self.authenticated = True
         self.attempted_logins = 0
         self.server.newcomers.pop(self, None)
@@ -131,6 +141,15 @@ class LoginChannel(ControlChannel):
         # was hashed, must not tell that there is an account.
         passed = (time.monotonic() - asked_at) % FAILED_LOGIN_SECONDS
         self.call_later(FAILED_LOGIN_SECONDS - passed, self._refuse, refused.reply)
+
+    def _quota_of(self, first: Login) -> Callable[[], int]:
+        """The quota (MB) of this login as it is at the time. A transfer goes on after USER, as whose it was."""
+
+        def quota_mb() -> int:
+            login = self.login
+            return (login if login is not None and login.username == first.username else first).quota_mb
+
+        return quota_mb
 
     def _refuse(self, reply: str) -> None:
         if self.is_ending:
