@@ -10,10 +10,13 @@ from wsp.auth.service import create_user
 from wsp.database import Database
 from wsp.errors import Conflict, NotFound
 from wsp.ftp import credentials, service
+from wsp.ftp.admission import Reason
+from wsp.ftp.checks import check_login
 from wsp.ftp.credentials import MAX_CREDENTIALS
 from wsp.ftp.logins import find_login, find_logins, narrowed
 from wsp.ftp.models import Credential
 from wsp.paging import Page
+from wsp.settings import Settings
 
 NOON = datetime(2026, 5, 18, 12, tzinfo=UTC)
 EVERYTHING = Page()
@@ -47,7 +50,6 @@ def issue(database: Database, **changes: Any) -> tuple[str, str]:
 class TestIssue:
     def test_is_found_by_its_secret_and_its_account_only(self, accounts: Database) -> None:
         id, secret = issue(accounts)
-        assert credentials.is_secret(secret)
         with accounts.reading() as session:
             found = credentials.find_credential(session, "ann_deploy", secret)
             assert found is not None
@@ -170,6 +172,22 @@ class TestFindLogins:
             credentials.revoke_credential(session, "ann", "ann_deploy", id)
         with accounts.reading() as session:
             assert find_logins(session, ["ann_deploy", key]) == {"ann_deploy": login, key: None}
+
+
+class TestCheckLogin:
+    def test_its_secret_is_a_password(self, accounts: Database, settings: Settings) -> None:
+        _, secret = issue(accounts)
+
+        def check(address: str, password: str, now: datetime = NOON) -> str:
+            denied = check_login(
+                accounts, "ann_deploy", address, tls=False, password=password, settings=settings, now=now
+            )
+            return "" if denied is None else denied.reason
+
+        assert check("203.0.113.7", secret) == ""
+        assert check("203.0.113.8", secret) == Reason.ADDRESS_NOT_ALLOWED
+        assert check("203.0.113.7", secret, NOON + timedelta(seconds=60)) == Reason.EXPIRED
+        assert check("203.0.113.7", secret[:-1] + "g") == Reason.WRONG_PASSWORD
 
 
 class TestNoteUse:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from wsp.errors import Conflict, Invalid, NotFound
-from wsp.ftp import releases as releases_module
+from wsp.ftp import trees
 from wsp.ftp.jail import Jail
 from wsp.ftp.releases import Releases
 from wsp.homes import open_home
@@ -281,7 +281,7 @@ class TestPublish:
     ) -> None:
         releases = make()
         name = releases.stage().name
-        monkeypatch.setattr(releases_module, "_AT_EXCHANGE", 0x80)  # the kernel knows no such flag: EINVAL
+        monkeypatch.setattr(trees, "_EXCHANGE", 0x80)  # the kernel knows no such flag: EINVAL
         with pytest.raises(OSError, match="cannot exchange two folders"):
             releases.publish(now=NOON)
         assert own_names(home) == [name]

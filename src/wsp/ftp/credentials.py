@@ -82,15 +82,13 @@ def revoke_credential(session: Session, visible_to: str | None, username: str, i
     epochs.move(session, "ftp")
 
 
-def is_secret(password: str) -> bool:
-    """Whether this looks like the secret of a credential."""
-    return _SECRET.fullmatch(password) is not None
-
-
-def find_credential(session: Session, username: str, secret: str) -> Credential | None:
-    """The credential of an account with this secret, also when it has expired."""
+def find_credential(session: Session, username: str, password: str) -> Credential | None:
+    """The credential of an account whose secret this is, also when it has expired. The store is asked only when the
+    password looks like one."""
+    if not _SECRET.fullmatch(password):
+        return None
     return session.scalar(
-        select(Credential).where(Credential.secret_hash == _hash(secret), Credential.username == username)
+        select(Credential).where(Credential.secret_hash == _hash(password), Credential.username == username)
     )
 
 

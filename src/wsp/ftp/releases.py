@@ -8,7 +8,6 @@ whoever reads finds the old site or the new one, never a mixture and never none.
 Callers hand in the time, and run this off any event loop: it waits for locks and for the disk.
 """
 
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -24,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 
 from wsp.errors import Conflict, Invalid, NotFound
 from wsp.ftp.jail import FOLDER_MODE, RESERVED_PREFIX, Jail, Place
-from wsp.ftp.trees import copy_attributes, copy_tree, remove_tree
+from wsp.ftp.trees import copy_attributes, copy_tree, exchange, remove_tree, rename_new
 
 KEY_BYTES = 8
 RELEASE_ID = re.compile(r"\d{8}-\d{6}-\d{3}")
@@ -36,12 +35,6 @@ _COPY = f"{RESERVED_PREFIX}copy-"
 _TRASH = f"{RESERVED_PREFIX}trash-"
 _MOMENT = "%Y%m%d-%H%M%S-%f"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-_AT_NOREPLACE = 1
-_AT_EXCHANGE = 2
-_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS)
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +97,7 @@ class Releases:
                 files, length = copy_tree(site, made, skip=_is_reserved, tell=tell)
             with self._locked() as place:
                 try:
-                    _rename(place, copying, staging, _AT_NOREPLACE)
+                    rename_new(place.folder, copying, staging)
                 except FileExistsError:  # another session of the account was faster
                     self._throw_away(place, copying)
                     return Staged(staging, continued=True)
@@ -222,7 +215,7 @@ class Releases:
                     self._keep_as_release(place, name, datetime.fromtimestamp(found.st_ctime, UTC))
                     continue
                 try:
-                    _rename(place, name, f"{_STAGING}{_key(place.name)}-{account_key}", _AT_NOREPLACE)
+                    rename_new(place.folder, name, f"{_STAGING}{_key(place.name)}-{account_key}")
                 except FileExistsError:
                     self._throw_away(place, name)
             elif name.startswith(_COPY) and _nobody_works_on(place, name):
@@ -233,16 +226,11 @@ class Releases:
         try:
             site = os.lstat(place.name, dir_fd=place.folder)
         except FileNotFoundError:
-            _rename(place, name, place.name, _AT_NOREPLACE)
+            rename_new(place.folder, name, place.name)
             return False
         if not stat.S_ISDIR(site.st_mode):
             raise Invalid(f"{self._path} is not a folder", field="folder")
-        try:
-            _rename(place, name, place.name, _AT_EXCHANGE)
-        except OSError as error:
-            if error.errno in _CANNOT_EXCHANGE:
-                raise OSError(error.errno, "the file system cannot exchange two folders in one step") from error
-            raise
+        exchange(place.folder, name, place.name)
         return True
 
     def _keep_as_release(self, place: Place, name: str, now: datetime) -> str:
@@ -250,7 +238,7 @@ class Releases:
         id = _id(now)
         if kept and id <= kept[-1]:  # the clock was set back, or has not moved
             id = _id(_moment(kept[-1]) + timedelta(milliseconds=1))
-        _rename(place, name, _release_name(place.name, id), _AT_NOREPLACE)
+        rename_new(place.folder, name, _release_name(place.name, id))
         return id
 
     def _throw_away(self, place: Place, name: str) -> None:
@@ -324,13 +312,6 @@ def _nobody_works_on(place: Place, name: str) -> bool:
     finally:
         os.close(opened)
     return True
-
-
-def _rename(place: Place, old: str, new: str, flag: int) -> None:
-    """renameat2(2). Raises OSError."""
-    if _libc.renameat2(place.folder, os.fsencode(old), place.folder, os.fsencode(new), flag):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), old)
 
 
 def _close(opened: int) -> None:

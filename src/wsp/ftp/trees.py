@@ -1,5 +1,6 @@
-"""Whole folders: a true copy of one, and its removal. Both work on descriptors, and follow no link."""
+"""Whole folders: a true copy of one, its removal, an exchange of two. All work on descriptors, and follow no link."""
 
+import ctypes
 import errno
 import os
 import shutil
@@ -13,7 +14,28 @@ MAX_DEPTH = 200  # folders within folders that are copied: two descriptors each 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NOREPLACE = 1  # flags of renameat2(2)
+_EXCHANGE = 2
+_CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS)
 _NO_RANGES = (errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def exchange(folder: int, one: str, other: str) -> None:
+    """Have two names in an open folder change places, in one step for everybody. Raises OSError."""
+    try:
+        _rename(folder, one, other, _EXCHANGE)
+    except OSError as error:
+        if error.errno in _CANNOT_EXCHANGE:
+            raise OSError(error.errno, "the file system cannot exchange two folders in one step") from error
+        raise
+
+
+def rename_new(folder: int, old: str, new: str) -> None:
+    """rename(2) that replaces nothing: FileExistsError where there is something. Raises OSError."""
+    _rename(folder, old, new, _NOREPLACE)
 
 
 def copy_tree(
@@ -69,6 +91,12 @@ def remove_tree(folder: int, name: str) -> None:
         shutil.rmtree(name, dir_fd=folder)
     except NotADirectoryError:
         os.unlink(name, dir_fd=folder)
+
+
+def _rename(folder: int, old: str, new: str, flag: int) -> None:
+    if _libc.renameat2(folder, os.fsencode(old), folder, os.fsencode(new), flag):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), old)
 
 
 def _copy_folder(

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wsp.database import Database, utc_now
 from wsp.ftp.admission import Policy, Reason, denial
-from wsp.ftp.credentials import find_credential, is_secret, needs_note, note_use
+from wsp.ftp.credentials import find_credential, needs_note, note_use
 from wsp.ftp.jail import Jail
 from wsp.ftp.logins import Login, find_anonymous, find_login, narrowed, replace_password_hash
 from wsp.ftp.models import Credential
@@ -105,9 +105,7 @@ class Authenticator:
             if domain is not None:
                 return self._choose_anonymous(attempt, find_anonymous(session, domain))
             login = find_login(session, attempt.username)
-            credential = None
-            if login is not None and is_secret(attempt.password):
-                credential = find_credential(session, login.username, attempt.password)
+            credential = find_credential(session, login.username, attempt.password) if login is not None else None
         if login is not None and credential is not None:
             return self._admit_credential(attempt, login, credential)
         if login is not None and self._verified.knows(login.username, attempt.password, login.password_hash):
