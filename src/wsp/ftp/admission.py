@@ -56,9 +56,11 @@ def denial(login: Login, address: str, *, tls: bool, now: datetime, policy: Poli
         return Denied(Reason.DISABLED, "The account is disabled.")
     if login.expires_at is not None and login.expires_at <= now:
         expired = login.expires_at.astimezone(UTC).isoformat(sep=" ", timespec="seconds")
-        return Denied(Reason.EXPIRED, f"The account expired at {expired}.")
+        return Denied(Reason.EXPIRED, f"The {'credential' if login.credential_id else 'account'} expired at {expired}.")
     if not address_allowed(address, login.allowed_ips):
         return Denied(Reason.ADDRESS_NOT_ALLOWED, f"The address {address} is not one that the account allows.")
+    if not address_allowed(address, login.credential_ips):
+        return Denied(Reason.ADDRESS_NOT_ALLOWED, f"The address {address} is not one that the credential allows.")
     if (login.require_tls or policy.require_tls) and not tls:
         whose = "account" if login.require_tls else "server"
         return Denied(Reason.TLS_REQUIRED, f"The {whose} needs TLS, and this is a login in clear text.")

@@ -68,7 +68,7 @@ QuotaMb = Annotated[
         title="Quota",
         ge=0,
         le=MAX_QUOTA_MB,
-        description="MB (2^20 bytes); 0 = unlimited. Kept and shown; the FTP server does not enforce it yet",
+        description="MB (2^20 bytes); 0 = unlimited. What the home holds may not grow beyond it over FTP",
         examples=[500],
     ),
 ]

@@ -1,7 +1,7 @@
 """What the FTP server reads from the store to let somebody in, and the one thing it writes back."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, exists, or_, select, update
 from sqlalchemy.orm import Session
 
-from wsp.ftp.models import AnonymousAccess, FtpAccount
+from wsp.ftp.models import AnonymousAccess, Credential, FtpAccount
 from wsp.homes import home_dir
 from wsp.owners import ACTIVE, OWNERS
 
@@ -29,6 +29,7 @@ _STRANGERS_RULES: tuple[dict[str, Any], ...] = (
 )
 
 _ANONYMOUS_AT = f"{ANONYMOUS}@"
+_CREDENTIAL = "#"  # no name of an account has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,19 @@ class Login:
     welcome_message: str = ""
     owner_active: bool = True
     domains: tuple[tuple[str, str], ...] = ()
+    folder: str = "/"
+    """The folder of the home that sessions see as `/`: a short-lived credential may be bound to one."""
+    credential_id: str = ""
+    credential_ips: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """What tells apart who may be logged in: the account, or one of its credentials."""
+        return f"{self.username}{_CREDENTIAL}{self.credential_id}" if self.credential_id else self.username
+
+    def path_of(self, path: str) -> str:
+        """A path that a session sees, as the account's own sessions see it."""
+        return path if self.folder == "/" else f"{self.folder}{path}".rstrip("/")
 
 
 _ACCOUNTS = FtpAccount.__table__
@@ -81,11 +95,36 @@ def find_login(session: Session | Connection, username: str) -> Login | None:
     return None if row is None else _account(row)
 
 
-def find_logins(session: Session, usernames: Iterable[str]) -> dict[str, Login | None]:
-    """What the store says now of accounts, and of anonymous access under its names.
+def find_logins(session: Session, keys: Iterable[str]) -> dict[str, Login | None]:
+    """What the store says now of those who are logged in, by their `Login.key`.
 
-    None: there is no such account (any more), or the domain's anonymous access is off.
+    None: there is no such account or credential (any more), or the domain's anonymous access is off.
     """
+    wanted = {key: key.partition(_CREDENTIAL) for key in keys}
+    accounts = _find_accounts(session, {username for username, _, _ in wanted.values()})
+    credentials = _find_credentials(session, {id for _, _, id in wanted.values() if id})
+    found: dict[str, Login | None] = {}
+    for key, (username, _, id) in wanted.items():
+        login, credential = accounts[username], credentials.get(id)
+        if not id:
+            found[key] = login
+        elif login is None or credential is None or credential.username != username:
+            found[key] = None
+        else:
+            found[key] = narrowed(login, credential)
+    return found
+
+
+def _find_credentials(session: Session, ids: Iterable[str]) -> dict[str, Credential]:
+    return {
+        credential.id: credential
+        for chunk in _chunks(ids)
+        for credential in session.scalars(select(Credential).where(Credential.id.in_(chunk)))
+    }
+
+
+def _find_accounts(session: Session, usernames: Iterable[str]) -> dict[str, Login | None]:
+    """Accounts, and anonymous access under its name, `anonymous@<domain>`."""
     found: dict[str, Login | None] = dict.fromkeys(usernames)
     domains = {name.removeprefix(_ANONYMOUS_AT) for name in found if name.startswith(_ANONYMOUS_AT)}
     for names in _chunks(name for name in found if not name.startswith(_ANONYMOUS_AT)):
@@ -203,3 +242,28 @@ def replace_password_hash(session: Session, username: str, old: str, new: str) -
         .returning(FtpAccount.id)
     )
     return replaced is not None
+
+
+def narrowed(login: Login, credential: Credential) -> Login:
+    """The account's login as the credential has it: in its folder, from its addresses, until it expires."""
+    ends = credential.expires_at
+    return replace(
+        login,
+        credential_id=credential.id,
+        credential_ips=tuple(credential.allowed_ips),
+        folder=credential.folder,
+        expires_at=ends if login.expires_at is None else min(ends, login.expires_at),
+        permissions=_rules_below(login.permissions, credential.folder),
+    )
+
+
+def _rules_below(rules: tuple[dict[str, Any], ...], folder: str) -> tuple[dict[str, Any], ...]:
+    """The rules of what may be done, as seen from a folder that is the whole of what is seen."""
+    base = folder.rstrip("/")
+    above = [rule for rule in rules if f"{base}/".startswith(f"{rule['folder'].rstrip('/')}/")]
+    below = [rule for rule in rules if rule["folder"].startswith(f"{base}/") and rule not in above]
+    moved = [{**rule, "folder": rule["folder"][len(base) :]} for rule in below]
+    if above:
+        nearest = max(above, key=lambda rule: len(rule["folder"]))
+        moved.insert(0, {**nearest, "folder": "/"})
+    return tuple(moved)

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 from sqlalchemy import Row
 
+from wsp.ftp.counting import Figure
 from wsp.ftp.fields import (
     AccountName,
     AllowedIps,
@@ -156,6 +157,23 @@ class RestrictedAccountOut(AccountOut):
     """An FTP account with its `allowed_ips`, also when the list is empty."""
 
     allowed_ips: list[str]
+
+
+class AccountWithUsage(AccountOut):
+    """An FTP account, and what its home holds."""
+
+    used_bytes: Annotated[
+        int | None,
+        Field(description="Bytes in the home; null while a big home is being counted for the first time", examples=[0]),
+    ]
+    file_count: Annotated[int | None, Field(description="Files in the home; null as `used_bytes`", examples=[0])]
+
+    @classmethod
+    def with_usage(cls, account: FtpAccount, zone: ZoneInfo, usage: Figure | None) -> Self:
+        """An account as it is shown alone."""
+        shown = AccountOut.of(account, zone)
+        used_bytes, file_count = usage if usage is not None else (None, None)
+        return cls(**dict(shown), used_bytes=used_bytes, file_count=file_count)
 
 
 class AccountList(BaseModel):

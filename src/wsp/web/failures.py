@@ -87,6 +87,8 @@ async def _bad_parameters(_request: Request, error: Exception) -> Response:
 
 def _parameter_sentence(name: str, error: Mapping[str, object]) -> str:
     title = name.replace("_", " ").capitalize()
+    if error["type"] == "missing":
+        return f"{title} is required"
     if error["type"] == "int_parsing":
         return f"{title} must be an integer"
     message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ").removeprefix("String ")

@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ from wsp.passwords import hash_password
 from wsp.settings import Settings
 
 PASSWORD = "S3cure•pass"
+WALKING = """
+from wsp.ftp.jail import Jail
+Jail.use_openat2 = False
+"""
 START_SECONDS = 20.0
 WAIT_SECONDS = 15.0
 ENTRY = """
@@ -70,6 +74,8 @@ class FtpServer:
     database: Database
     folder: Path
     environment: dict[str, str]
+    before_start: str = ""
+    """Python that a process runs first, to make intervals short."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     @property
@@ -85,7 +91,11 @@ class FtpServer:
         """Start one more process, without waiting for it."""
         with (self.folder / f"ftp-{len(self.processes)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", ENTRY], stderr=log, stdout=log, env=self.environment, cwd=self.folder
+                [sys.executable, "-c", self.before_start + ENTRY],
+                stderr=log,
+                stdout=log,
+                env=self.environment,
+                cwd=self.folder,
             )
         self.processes.append(process)
         return process
@@ -171,11 +181,11 @@ def new_server(settings: Settings, database: Database, tmp_path: Path) -> Iterat
     """Makes a server of this test alone, on each store, with `WSP_*` variables; not started yet."""
     servers: list[FtpServer] = []
 
-    def make(**variables: str) -> FtpServer:
+    def make(before_start: str = "", **variables: str) -> FtpServer:
         folder = tmp_path / f"server{len(servers)}"
         folder.mkdir()
         told = environment(settings) | variables
-        servers.append(FtpServer(settings, database, folder, told))
+        servers.append(FtpServer(settings, database, folder, told, before_start))
         return servers[-1]
 
     yield make
@@ -188,13 +198,28 @@ def server(
     migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
 ) -> Iterator[FtpServer]:
     """A server that the tests of a module share: what they test has nothing to do with the store."""
+    with shared_server(tmp_path_factory.mktemp("ftp"), migrated_sqlite, free_port()) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="module")
+def walking_server(
+    migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[FtpServer]:
+    """Another one, whose kernel has no openat2 as far as it knows."""
     folder = tmp_path_factory.mktemp("ftp")
+    with shared_server(folder, migrated_sqlite, free_port(), WALKING) as shared:
+        yield shared
+
+
+@contextmanager
+def shared_server(folder: Path, migrated_sqlite: Path, port: int, before_start: str = "") -> Iterator[FtpServer]:
     data = folder / "data"
     data.mkdir()
     shutil.copy(migrated_sqlite, data / "wsp.db")
-    settings = Settings(data_dir=data, timezone="UTC", ftp_port=free_port(), ftp_passive_ports=(20000, 29999))
+    settings = Settings(data_dir=data, timezone="UTC", ftp_port=port, ftp_passive_ports=(20000, 29999))
     database = Database(settings.database)
-    shared = FtpServer(settings, database, folder, environment(settings))
+    shared = FtpServer(settings, database, folder, environment(settings), before_start)
     try:
         yield shared.start()
     finally:

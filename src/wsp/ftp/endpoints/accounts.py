@@ -9,10 +9,12 @@ from wsp.ftp.schemas import (
     AccountCreate,
     AccountList,
     AccountOut,
+    AccountWithUsage,
     FtpStatus,
     IpRestrictions,
     RestrictedAccountOut,
 )
+from wsp.ftp.usage import usage_of
 from wsp.heartbeat import alive
 from wsp.rest.answers import Message, failures
 from wsp.rest.kept import Answer
@@ -69,9 +71,11 @@ def create_account(body: AccountCreate, caller: Caller, session: Writer, zone: Z
 
 
 @router.get("/{id}", operation_id="getFtpAccount", summary="Show an FTP account", responses=failures(404))
-def get_account(id: AccountId, caller: Caller, session: Reader, zone: Zone) -> AccountOut:
-    """One account."""
-    return AccountOut.of(service.get_account(session, caller.sees_owner, id), zone)
+def get_account(id: AccountId, caller: Caller, session: Reader, zone: Zone, request: Request) -> AccountWithUsage:
+    """One account, with what its home holds, as of the last seconds while it is in use over FTP."""
+    account = service.get_account(session, caller.sees_owner, id)
+    usage = usage_of(session, get_state(request).settings.files, account.home_dir)
+    return AccountWithUsage.with_usage(account, zone, usage)
 
 
 @router.put("/{id}", operation_id="changeFtpAccount", summary="Change an FTP account", responses=failures(404))

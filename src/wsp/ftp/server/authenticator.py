@@ -13,10 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from wsp.database import Database, utc_now
 from wsp.ftp.admission import Policy, Reason, denial
-from wsp.ftp.logins import INCOMING, Login, find_anonymous, find_domain, find_login, replace_password_hash
+from wsp.ftp.credentials import find_credential, is_secret, needs_note, note_use
+from wsp.ftp.jail import FOLDER_MODE, Jail
+from wsp.ftp.logins import INCOMING, Login, find_anonymous, find_domain, find_login, narrowed, replace_password_hash
+from wsp.ftp.models import Credential
 from wsp.ftp.server.domains import DomainJails
 from wsp.ftp.server.host import NO_HOSTS, Hosts
-from wsp.ftp.server.jail import FOLDER_MODE, Jail
 from wsp.ftp.server.scorer import Scorer
 from wsp.ftp.server.verified import VerifiedPasswords
 from wsp.homes import home_path, open_home
@@ -129,6 +131,11 @@ class Authenticator:
         if domain is not None:
             return self._look_up_anonymous(attempt, domain)
         login = self._database.look(lambda connection: find_login(connection, attempt.username))
+        if login is not None and is_secret(attempt.password):
+            with self._database.reading() as session:
+                credential = find_credential(session, login.username, attempt.password)
+            if credential is not None:
+                return self._admit_credential(attempt, login, credential)
         if login is not None and self._verified.knows(login.username, attempt.password, login.password_hash):
             return self._admit(attempt, login)
         return Unverified(login)
@@ -145,6 +152,16 @@ class Authenticator:
             if login is not None
             else Refused(NO_ANONYMOUS, "There is no such anonymous access.")
         )
+
+    def _admit_credential(self, attempt: Attempt, login: Login, credential: Credential) -> Granted | Refused:
+        verdict, now = self._admit(attempt, narrowed(login, credential)), utc_now()
+        if isinstance(verdict, Granted) and needs_note(credential, now=now):
+            try:
+                with self._database.transaction(announce=False) as session:
+                    note_use(session, credential, now=now)
+            except SQLAlchemyError as error:
+                logger.warning("the use of a credential of %s was not noted: %s", login.username, error)
+        return verdict
 
     def _verify(self, attempt: Attempt, login: Login | None) -> Granted | Refused:
         better = None
@@ -176,13 +193,24 @@ class Authenticator:
         if login.domains:
             return Granted(login, DomainJails(self._files_root, dict(login.domains)))
         try:
-            root = open_home(self._files_root, login.home_dir)
+            jail = self._open(login)
         except OSError as error:
             logger.error("the home of %s cannot be opened: %s", login.username, error)
             return Refused(NO_HOME, "The home folder cannot be opened.", login)
+        return Granted(login, jail)
+
+    def _open(self, login: Login) -> Jail:
+        root, path = open_home(self._files_root, login.home_dir), os.fspath(home_path(self._files_root, login.home_dir))
+        home = Jail(root, path)
         if login.anonymous and not login.read_only:
             _make_incoming(root, login.username)
-        return Granted(login, Jail(root, os.fspath(home_path(self._files_root, login.home_dir))))
+        if login.folder == "/":
+            return home
+        try:
+            _make_folder(home, login.folder)
+            return Jail(os.dup(root), path, login.folder)
+        finally:
+            home.close()
 
     def _wrong(self, attempt: Attempt, reason: str, login: Login | None = None) -> Refused:
         self._scorer.note(attempt.address, login.username if login is not None else "", succeeded=False)
@@ -216,6 +244,18 @@ def _make_incoming(home: int, username: str) -> None:
             os.mkdir(INCOMING, FOLDER_MODE, dir_fd=home)
     except OSError as error:
         logger.warning("%s cannot upload, the folder cannot be made: %s", username, error)
+
+
+def _make_folder(home: Jail, folder: str) -> None:
+    """See to it that a folder of the home is there. Raises OSError."""
+    try:
+        os.close(home.open_folder(folder))
+    except FileNotFoundError:
+        parent, _, _ = folder.rpartition("/")
+        if parent:
+            _make_folder(home, parent)
+        with suppress(FileExistsError):
+            home.mkdir(folder)
 
 
 def anonymous_domain(username: str) -> str | None:

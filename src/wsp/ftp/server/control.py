@@ -1,9 +1,11 @@
 """The control channel as such: lines in, replies out, in order, without holding up the loop."""
 
+import errno
 import logging
 import socket
 import sys
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -12,12 +14,21 @@ from pyftpdlib.exceptions import FilesystemError, _RetryError
 from pyftpdlib.handlers.ftps.control import TLS_FTPHandler
 
 from wsp.addresses import normal_address
-from wsp.ftp.server.permissions import NotAllowed
+from wsp.errors import WspError
+from wsp.ftp.permissions import NotAllowed
+from wsp.ftp.server.loop import Offload
 
 LINE_BYTES = 8192  # the longest command; PATH_MAX is 4096
 UNREAD_REPLIES = 1000  # a client that sends on without reading is cut off
+FULL = (errno.ENOSPC, errno.EDQUOT)
+TOO_BUSY = "450 Too much is being worked on at the moment, try again shortly."
 
 logger = logging.getLogger(__name__)
+
+
+def sentence_of(error: OSError | FilesystemError) -> str:
+    """What went wrong, for the client."""
+    return str(error.args[1]) if len(error.args) > 1 else str(error)
 
 
 class ControlChannel(TLS_FTPHandler):
@@ -156,6 +167,50 @@ class ControlChannel(TLS_FTPHandler):
         if not self._closed:
             self._watch(self.ioloop.READ | (self.ioloop.WRITE if self.producer_fifo else 0))
             self._run_lines()
+
+    def _work(self, pool: Offload, work: Callable[[], Callable[[], None]]) -> bool:
+        """Have a thread do `work`, and take no further command meanwhile. What it returns runs on the loop.
+
+        When the session has ended by then, it does not run. What `work` raises is answered. However long it takes, the
+        session is not idle. False: there is too much to do already, and that was answered.
+        """
+        self._pause()
+        if self._idler is not None and not self._idler.cancelled:
+            self._idler.cancel()
+
+        def job() -> Callable[[], None]:
+            try:
+                then = work()
+            except Exception as error:
+                if self.is_ending:
+                    return lambda: None  # it may well be why the work was broken off
+                reply = self._reply_to(error)
+                return lambda: self._worked(lambda: self.respond(reply))
+            return lambda: self._worked(then)
+
+        if pool.submit(job):
+            return True
+        self._worked(lambda: self.respond(TOO_BUSY))
+        return False
+
+    def _worked(self, then: Callable[[], None]) -> None:
+        if self.is_ending:
+            return
+        then()
+        if self.data_channel is None and not self.is_ending:
+            # A running transfer starts it anew when it ends.
+            self._idler = self.ioloop.call_later(self.timeout, self.handle_timeout, _errback=self.handle_error)
+        self._resume()
+
+    def _reply_to(self, error: Exception) -> str:
+        if isinstance(error, WspError):
+            return f"550 {error.sentence}."
+        if isinstance(error, (OSError, FilesystemError)):
+            logger.info("what %r asked for failed: %s", self, error)
+            code = 552 if isinstance(error, OSError) and error.errno in FULL else 550
+            return f"{code} {sentence_of(error)}."
+        logger.error("what %r asked for failed", self, exc_info=error)
+        return "451 The server failed at this command."
 
     def _watch(self, events: int) -> None:
         self.ioloop.modify(self._fileno, events)

@@ -14,7 +14,7 @@ from pyftpdlib.handlers.ftp.data import DTPHandler
 from pyftpdlib.handlers.ftps.data import TLS_DTPHandler
 from pyftpdlib.ioloop import _ERRNOS_DISCONNECTED, _ERRNOS_RETRY, timer
 
-from wsp.ftp.server.permissions import NotAllowed
+from wsp.ftp.permissions import NotAllowed
 from wsp.ftp.server.upload import Upload, failure_reply
 
 RECEIVE_BYTES = 256 * 1024
@@ -182,11 +182,11 @@ class DataChannel(DTPHandler):
 
     def _publish_on_thread(self, upload: Upload) -> None:
         self.del_channel()
-        self._write_held_back(upload)
 
         def publish() -> Callable[[], None]:
             failure: OSError | None = None
             try:
+                self._write_held_back(upload)
                 upload.publish()
             except OSError as error:
                 failure = error

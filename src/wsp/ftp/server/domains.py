@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pyftpdlib.filesystems import AbstractedFS
 
+from wsp.ftp.jail import Jail, Place
+from wsp.ftp.permissions import Right
 from wsp.ftp.server.filesystem import JailedFilesystem
-from wsp.ftp.server.jail import Jail, Place
-from wsp.ftp.server.permissions import Right
 from wsp.homes import home_path, open_home
 
 

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 from pyftpdlib.exceptions import FilesystemError
 
-from wsp.ftp.server.uploading import UploadCommands, sentence_of
+from wsp.ftp.server.control import sentence_of
+from wsp.ftp.server.uploading import UploadCommands
 
 _MFMT_TIME = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)", re.ASCII)
 

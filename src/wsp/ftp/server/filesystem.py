@@ -11,9 +11,10 @@ from typing import Any
 
 from pyftpdlib.filesystems import AbstractedFS, FilesystemError
 
+from wsp.ftp.jail import RESERVED_PREFIX, Jail
+from wsp.ftp.permissions import NotAllowed, Permissions, Right
 from wsp.ftp.server import upload as uploads
-from wsp.ftp.server.jail import RESERVED_PREFIX, Jail
-from wsp.ftp.server.permissions import NotAllowed, Permissions, Right
+from wsp.ftp.server.tally import Tally
 from wsp.ftp.server.upload import Upload, UploadRefused
 
 _UNLISTABLE = ("\r", "\n")  # a name with a line end in it would forge entries of a listing
@@ -33,19 +34,28 @@ class JailedFilesystem(AbstractedFS):
     `resumes`: whether an upload can go on where another one broke off. Not for strangers, who share one account.
     """
 
-    def __init__(self, jail: Jail, account: str, cmd_channel: Any, *, resumes: bool = True) -> None:
+    def __init__(self, jail: Jail, tally: Tally, account: str, cmd_channel: Any, *, resumes: bool = True) -> None:
         super().__init__("/", cmd_channel)
+        self.tally = tally
         self._jail = jail
         jail.permissions = self._permissions
         self._account = account
         self._resumes = resumes
+        self._checksums = cmd_channel.server.checksums
+        self._leftovers = cmd_channel.server.leftovers
 
     def _permissions(self) -> Permissions | None:
         permissions: Permissions | None = self.cmd_channel.authorizer  # it is another one when the account changes
         return permissions
 
+    @property
+    def jail(self) -> Jail:
+        """What the operations are confined by."""
+        return self._jail
+
     def close(self) -> None:
         """Let go of the home."""
+        self.tally.close()
         self._jail.close()
 
     # Paths: nothing to translate, and nothing to check before the operation itself.
@@ -77,19 +87,32 @@ class JailedFilesystem(AbstractedFS):
 
     def begin_upload(self, path: str) -> Upload:
         """Receive a whole file. Raises OSError, UploadRefused, NotAllowed."""
-        return uploads.begin_upload(self._jail, self._account, path, can_be_kept=self._resumes)
+        return self._began(uploads.begin_upload(self._jail, self.tally, self._account, path))
 
     def resume_upload(self, path: str, offset: int | None) -> Upload:
         """Receive the rest of a file, from `offset` bytes on or from its end. Raises as `begin_upload()`."""
         if not self._resumes:
             raise UploadRefused(uploads.NOT_RESUMED)
-        return uploads.resume_upload(self._jail, self._account, path, offset)
+        keep_seconds = self._leftovers.keep_seconds
+        return self._began(
+            uploads.resume_upload(
+                self._jail, self.tally, self._account, path, offset, now=time.time(), keep_seconds=keep_seconds
+            )
+        )
+
+    def _began(self, upload: Upload) -> Upload:
+        upload.check_along(self._checksums.begin())
+        if not (self._resumes and self._leftovers.keep_seconds):
+            upload.leave_nothing()
+        self._leftovers.note((self._account, upload.name.rpartition("/")[0], self._jail.has_stand_in), upload.folder)
+        return upload
 
     def resumable_size(self, path: str) -> int | None:
         """How much of an interrupted upload is there to resume, where there is no such file."""
         if not self._resumes:
             return None
-        return uploads.resumable_size(self._jail, self._account, path)
+        keep_seconds = self._leftovers.keep_seconds
+        return uploads.resumable_size(self._jail, self._account, path, now=time.time(), keep_seconds=keep_seconds)
 
     # Changes
 
@@ -111,15 +134,21 @@ class JailedFilesystem(AbstractedFS):
             # What only the server can see must not keep a client from removing a folder.
             folder = self._jail.open_folder(path, None)
             try:
-                uploads.remove_leftovers(folder)
+                uploads.remove_leftovers(self.tally, folder)
+                names = os.listdir(folder)
             finally:
                 os.close(folder)
+            if names and all(name.startswith(RESERVED_PREFIX) for name in names):
+                raise FilesystemError(
+                    "Releases or stagings of a folder that was in it are kept: SITE FORGET and SITE DISCARD remove them"
+                ) from None
             self._jail.rmdir(path)
 
     def remove(self, path: str) -> None:
-        leftover = uploads.forget_upload(self._jail, self._account, path)
+        leftover = uploads.forget_upload(self._jail, self.tally, self._account, path)
         try:
-            self._jail.unlink(path)
+            with self._jail.removable(path) as place:
+                self.tally.unlink(place)
         except FileNotFoundError:
             if not leftover:
                 raise
@@ -131,7 +160,8 @@ class JailedFilesystem(AbstractedFS):
 
     def rename(self, src: str, dst: str) -> None:
         _check_new_name(dst)
-        self._jail.rename(src, dst)
+        with self._jail.movable(src, dst) as (source, target):
+            self.tally.rename(source, target)
 
     def chmod(self, path: str, mode: int) -> None:
         if mode & (stat.S_ISUID | stat.S_ISGID):
@@ -187,7 +217,8 @@ class JailedFilesystem(AbstractedFS):
             names = os.listdir(folder)
             hidden = [name for name in names if name.startswith(RESERVED_PREFIX)]
             if hidden:
-                uploads.sweep(folder, hidden, now=time.time())
+                keep_seconds = self._leftovers.keep_seconds
+                uploads.sweep(self.tally.unlink, folder, hidden, now=time.time(), keep_seconds=keep_seconds)
                 names = [name for name in names if not name.startswith(RESERVED_PREFIX)]
         finally:
             os.close(folder)
@@ -202,7 +233,7 @@ class JailedFilesystem(AbstractedFS):
     ) -> Iterator[bytes]:
         permissions = self._permissions()
         if permissions is not None and permissions.are_limited:
-            perms = permissions.letters_in(basedir)
+            perms = permissions.letters_in(self._jail.in_home(basedir))
         with self._view(basedir) as folder:
             for entry in folder.format_mlsx("", listing, perms, facts, ignore_err):
                 # pyftpdlib writes Python's octal, and clients take `0o644` for 0: files without any right.

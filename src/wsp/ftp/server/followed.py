@@ -6,7 +6,7 @@ from typing import Any
 
 from wsp.database import utc_now
 from wsp.ftp.logins import Login
-from wsp.ftp.server.permissions import Permissions
+from wsp.ftp.permissions import Permissions
 from wsp.ftp.server.standing import why_not
 from wsp.ftp.server.tracked import TrackedSession
 
@@ -43,16 +43,16 @@ class FollowedSession(TrackedSession):
         channel = self.data_channel
         if channel is not None and channel.login is not None and channel.login is not self.login:
             former = channel.login
-            if former.username in current:
-                reason = self._why_not(former, current[former.username], now)
+            if former.key in current:
+                reason = self._why_not(former, current[former.key], now)
                 if reason:
                     channel.stop(f"426 {reason}")
                 else:
-                    channel.login = current[former.username]
+                    channel.login = current[former.key]
         login = self.login
-        if login is None or login.username not in current or self.is_ending:
+        if login is None or login.key not in current or self.is_ending:
             return
-        changed = current[login.username]
+        changed = current[login.key]
         if changed == login:
             return
         reason = self._why_not(login, changed, now)

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from OpenSSL import SSL
@@ -20,11 +21,16 @@ from wsp.ftp.guests import subject_of
 from wsp.ftp.logins import Login
 from wsp.ftp.server.authenticator import Attempt, Authenticator, Refused, could_be_account
 from wsp.ftp.server.bans import Bans
+from wsp.ftp.server.checksum import Checksums
 from wsp.ftp.server.data import TlsDataChannel
+from wsp.ftp.server.ledger import Ledger
+from wsp.ftp.server.leftovers import Leftovers
 from wsp.ftp.server.loop import Loop, Offload
 from wsp.ftp.server.reporter import Reporter
 from wsp.ftp.server.seats import Seats
 from wsp.ftp.server.session import GOING_DOWN, OUT_OF_TIME, Session
+from wsp.ftp.server.shared import STATE_FOLDER
+from wsp.ftp.server.tally import unlink
 from wsp.settings import Settings
 
 BACKLOG = 1024
@@ -33,6 +39,8 @@ HASH_THREADS = 2
 LOGINS_WAITING = 512
 COPY_THREADS = 4
 COPIES_WAITING = 32
+DIGEST_THREADS = 2
+DIGESTS_WAITING = 64
 NO_DESCRIPTORS_SECONDS = 0.5  # how long nobody is let in when the process has no descriptor left
 LATE_POLL_SECONDS = 1.0
 SESSIONS_AT_ONCE = 200  # that learn of changes before others get their turn
@@ -92,6 +100,7 @@ class Listener(FTPServer):
         seats: Seats,
         reporter: Reporter,
         look_again: Callable[[], None],
+        ledger: Ledger,
     ) -> None:
         first, last = settings.ftp_passive_ports
         channel = type("Channel", (TlsDataChannel,), {"timeout": settings.ftp_idle_timeout})
@@ -116,6 +125,7 @@ class Listener(FTPServer):
         self.seats = seats
         self.policy = Policy.of(settings)
         self.commands_before_login = settings.ftp_commands_before_login
+        self.ledger = ledger
         self.sessions: set[Session] = set()
         self.newcomers: dict[Session, float] = {}
         """Those who are not logged in, and until when (`time.monotonic()`) they have time for it; in that order."""
@@ -123,6 +133,15 @@ class Listener(FTPServer):
         self.logins = Offload(loop, name="ftp-login", threads=threads, waiting=LOGINS_WAITING)
         self.hashes = Offload(loop, name="ftp-hash", threads=HASH_THREADS, waiting=LOGINS_WAITING)
         self.copies = Offload(loop, name="ftp-copy", threads=COPY_THREADS, waiting=COPIES_WAITING)
+        self.digests = Offload(loop, name="ftp-digest", threads=DIGEST_THREADS, waiting=DIGESTS_WAITING)
+        self.checksums = Checksums(loop, settings.ftp_upload_checksum)
+        self.leftovers = Leftovers(
+            settings.data_dir.absolute() / STATE_FOLDER,
+            settings.files,
+            settings.ftp_keep_partial_hours * 3600.0,
+            partial(unlink, ledger),
+        )
+        self.keep_releases = settings.ftp_keep_releases
         self._loop = loop
         self._drain_seconds = settings.ftp_drain_seconds
         self._login_timeout = settings.ftp_login_timeout
@@ -236,7 +255,7 @@ class Listener(FTPServer):
     def accounts_in_use(self) -> set[str]:
         """The accounts of the sessions and of the running transfers. Who logs in from now on has to ask again."""
         self.looks += 1
-        return {login.username for session in self.sessions for login in session.logins}
+        return {login.key for session in self.sessions for login in session.logins}
 
     def accounts_are(self, current: Mapping[str, Login | None], ending: Collection[str]) -> None:
         """Bring to the sessions what their accounts are now, and end those whose ids are among `ending`."""

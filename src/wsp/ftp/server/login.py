@@ -11,13 +11,16 @@ from pyftpdlib.exceptions import FilesystemError
 
 from wsp.ftp.admission import session_limit, too_many_sessions
 from wsp.ftp.logins import Login
+from wsp.ftp.permissions import Permissions
 from wsp.ftp.server.authenticator import Attempt, Granted, Refused, Unverified
 from wsp.ftp.server.domains import DomainJails, DomainsFilesystem
 from wsp.ftp.server.filesystem import JailedFilesystem
 from wsp.ftp.server.host import HostCommand
-from wsp.ftp.server.permissions import Permissions
+from wsp.ftp.server.shared import TableFull
+from wsp.ftp.server.tally import Tally
 
 FAILED_LOGIN_SECONDS = 1.0  # what a wrong password costs the client, or a multiple of it when checks have to wait
+NO_LEDGER = "421 What this account uses cannot be kept right now, try again later."
 BUSY = "421 Too many logins are waiting to be checked, try again shortly."
 TOO_MANY_OF_ACCOUNT = "421 This account has too many sessions, close one or try again later."
 
@@ -98,10 +101,19 @@ class LoginChannel(HostCommand):
             self.server.note_refusal(attempt, refused)
             self._hang_up(refused.reply)
             return
+        try:
+            # Who looks at several domains changes nothing in any of them: one of their homes does.
+            home = login.domains[0][1] if login.domains else login.home_dir
+            tally = Tally(self.server.ledger, home, self._quota_of(login))
+        except (OSError, TableFull) as error:
+            logger.error("the usage of %s cannot be kept: %s", login.home_dir, error or type(error).__name__)
+            granted.jail.close()
+            self._hang_up(NO_LEDGER)
+            return
         self.login = login
         self.authorizer = Permissions(login)
         view = DomainsFilesystem if isinstance(granted.jail, DomainJails) else JailedFilesystem
-        self.fs = view(granted.jail, login.username, self, resumes=not login.anonymous)
+        self.fs = view(granted.jail, tally, login.username, self, resumes=not login.anonymous)
         self.authenticated = True
         self.attempted_logins = 0
         self.server.newcomers.pop(self, None)
@@ -136,6 +148,15 @@ class LoginChannel(HostCommand):
         # was hashed, must not tell that there is an account.
         passed = (time.monotonic() - asked_at) % FAILED_LOGIN_SECONDS
         self.call_later(FAILED_LOGIN_SECONDS - passed, self._refuse, refused.reply)
+
+    def _quota_of(self, first: Login) -> Callable[[], int]:
+        """The quota (MB) of this login as it is at the time. A transfer goes on after USER, as whose it was."""
+
+        def quota_mb() -> int:
+            login = self.login
+            return (login if login is not None and login.username == first.username else first).quota_mb
+
+        return quota_mb
 
     def _refuse(self, reply: str) -> None:
         if self.is_ending:

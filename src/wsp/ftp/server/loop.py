@@ -68,6 +68,10 @@ class Loop:
         """Whether the loop came round lately; false while something blocks it."""
         return time.monotonic() - self._turned_at < HEALTHY_SECONDS
 
+    def drain(self) -> None:
+        """Run what was queued, when the loop turns no more."""
+        self._run_calls()
+
     def close(self) -> None:
         """Close every socket that is still registered, then the wake-up pair."""
         signal.set_wakeup_fd(-1)

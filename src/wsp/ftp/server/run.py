@@ -6,6 +6,7 @@ import os
 import resource
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,21 +23,25 @@ from wsp.ftp.guests import BanRules
 from wsp.ftp.server.authenticator import Authenticator
 from wsp.ftp.server.bans import Bans
 from wsp.ftp.server.follower import Follower
+from wsp.ftp.server.ledger import Ledger
 from wsp.ftp.server.listener import Listener, listening_socket
 from wsp.ftp.server.loop import Loop
+from wsp.ftp.server.recount import Recounter
 from wsp.ftp.server.reporter import Reporter
 from wsp.ftp.server.scorer import Scorer
 from wsp.ftp.server.seats import Seats
-from wsp.ftp.server.shared import WorkerNumber
+from wsp.ftp.server.shared import STATE_FOLDER, WorkerNumber
 from wsp.ftp.server.tls import make_context
+from wsp.ftp.server.usage_reporter import UsageReporter
 from wsp.ftp.server.xferlog import Xferlog
 from wsp.heartbeat import Heartbeat
 from wsp.homes import make_files_root
 from wsp.settings import Settings
 
 LOCK_MODE = 0o600
-STATE_FOLDER = "ftp-state"  # in the data folder: what the FTP processes of this machine share
-LAST_WORD_SECONDS = 1.5  # how long the end waits for each
+LAST_CHECKSUM_SECONDS = 1.0  # how long the end waits for the checksums of uploads that have ended
+LAST_FIGURES_SECONDS = 1.0  # how long it waits for what homes hold to be written
+LAST_WORD_SECONDS = 1.5  # how long the end waits for each of the others
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +68,18 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
             service_id = uuid4().hex
             xferlog = Xferlog(settings.ftp_xferlog, settings.zone) if settings.ftp_xferlog is not None else None
             reporter = Reporter(database, loop, service_id, keep_days=settings.ftp_keep_transfers_days, xferlog=xferlog)
+            usage = _Usage(settings, database, worker)
             listener = Listener(
-                sock, loop, settings, context, authenticator, bans, seats, reporter, lambda: accounts.look_again()
+                sock,
+                loop,
+                settings,
+                context,
+                authenticator,
+                bans,
+                seats,
+                reporter,
+                lambda: accounts.look_again(),
+                usage.ledger,
             )
             accounts = Follower(database, loop, service_id, listener, bans)
             heartbeat = Heartbeat(
@@ -88,13 +103,18 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
                 accounts.start()
             except SQLAlchemyError as error:
                 raise StartupError(f"the database cannot be reached: {type(error).__name__}") from error
+            listener.leftovers.start()
             scorer.start()
             reporter.start()
+            usage.start()
             logger.info("FTP is served on %s port %d", settings.ftp_host, settings.ftp_port)
             loop.run()
             # The database may be away: neither the last report nor the heartbeat's last word is waited for for long.
             sign_off.start()
             accounts.stop()
+            listener.checksums.finish(LAST_CHECKSUM_SECONDS)
+            loop.drain()
+            usage.stop()
             reporter.stop(LAST_WORD_SECONDS)
             sign_off.join(LAST_WORD_SECONDS)
         finally:
@@ -115,6 +135,34 @@ def _seats(settings: Settings) -> tuple[WorkerNumber, Seats]:
             f"cannot keep count of FTP sessions in {folder} ({error.strerror or error}); "
             "a writable WSP_DATA_DIR is needed"
         ) from None
+
+
+class _Usage:
+    """What homes hold: the ledger, the thread that counts homes, and the one that writes figures to the store."""
+
+    def __init__(self, settings: Settings, database: Database, worker: WorkerNumber) -> None:
+        """Raises StartupError."""
+        folder = settings.data_dir / STATE_FOLDER
+        try:
+            self.ledger = Ledger(folder, worker, settings.files, now=time.time())
+            self._threads = (
+                UsageReporter(self.ledger, database, folder),
+                Recounter(self.ledger, database, folder, settings.files),
+            )
+        except OSError as error:
+            raise StartupError(f"WSP_DATA_DIR: {folder} cannot be used ({error.strerror or error})") from None
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Write the last figures. What does not end in time is made good by the next process that starts."""
+        for thread in self._threads:
+            thread.stop()
+        deadline = time.monotonic() + LAST_FIGURES_SECONDS
+        if all(thread.join(max(0.0, deadline - time.monotonic())) for thread in self._threads):
+            self.ledger.close()
 
 
 @contextmanager

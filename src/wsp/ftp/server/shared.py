@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+STATE_FOLDER = "ftp-state"  # in the data folder: what the FTP processes of this machine share
 KEY_BYTES = 16
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -45,6 +46,7 @@ class SharedTable:
         self._slots = slots
         self._record = struct.Struct(f"<{KEY_BYTES}s{fields}q")
         self._field = struct.Struct("<q")
+        self._fields = struct.Struct(f"<{fields}q")
         self._thread_lock = threading.Lock()
         path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         size = _HEADER.size + slots * self._record.size
@@ -108,6 +110,14 @@ class SharedTable:
         value = self.get(slot, field) + delta
         self.set(slot, field, value)
         return value
+
+    def read(self, slot: int) -> list[int]:
+        """All integers of a record."""
+        return list(self._fields.unpack_from(self._map, self._offset(slot, 0)))
+
+    def write(self, slot: int, values: list[int]) -> None:
+        """Change all integers of a record. Call it `locked()`, with what was read in the same lock."""
+        self._fields.pack_into(self._map, self._offset(slot, 0), *values)
 
     def slots(self) -> Iterator[tuple[int, bytes]]:
         """Every slot in use, with its key."""

@@ -6,6 +6,7 @@ from wsp.ftp.admission import Policy, denial
 from wsp.ftp.logins import Login
 
 DELETED = "The account was deleted."
+REVOKED = "The credential was revoked."
 ANONYMOUS_OFF = "Anonymous access was turned off."
 NEW_PASSWORD = "The password of the account was changed."  # noqa: S105 - a sentence, not a secret
 NEW_HOME = "The home folder of the account was changed."
@@ -20,8 +21,10 @@ def why_not(held: Login, current: Login | None, address: str, *, tls: bool, now:
     is one for new sessions.
     """
     if current is None:
+        if held.credential_id:
+            return REVOKED
         return ANONYMOUS_OFF if held.anonymous else DELETED
-    if current.credential_version != held.credential_version:
+    if not held.credential_id and current.credential_version != held.credential_version:
         return NEW_PASSWORD
     if current.home_dir != held.home_dir:
         return NEW_HOME

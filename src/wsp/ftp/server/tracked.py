@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -14,7 +15,8 @@ from wsp.ftp.logins import Login
 from wsp.ftp.reports import Direction, EndedSession, EndedTransfer
 from wsp.ftp.server.activity import REFUSALS_RECORDED, Activity
 from wsp.ftp.server.data import DataChannel
-from wsp.ftp.server.files import FileCommands
+from wsp.ftp.server.deploying import DeployCommands
+from wsp.ftp.server.upload import Upload
 
 RECORDED = ("APPE", "RETR", "STOR", "STOU")  # commands whose transfers are written down; listings are not
 CLIENT_CHARS = 100
@@ -36,10 +38,10 @@ class _Asked(NamedTuple):
     since: float
 
 
-class TrackedSession(FileCommands):
+class TrackedSession(DeployCommands):
     """What it does is reported: see `Reporter`."""
 
-    proto_cmds = FileCommands.proto_cmds | {
+    proto_cmds = DeployCommands.proto_cmds | {
         "CLNT": {"perm": None, "auth": False, "arg": True, "help": "Syntax: CLNT <SP> name (what the client is)."}
     }
 
@@ -119,7 +121,7 @@ class TrackedSession(FileCommands):
         if channel is not None and self.is_transferring:
             activity.active_at = utc_now()
             if underway is not None:
-                direction, path = _direction(underway.command), _stored(underway.path)
+                direction, path = _direction(underway.command), _stored(login.path_of(underway.path))
                 transferred = channel.get_transmitted_bytes()
                 rate = self._measure(underway.since, transferred)
         return {
@@ -164,8 +166,8 @@ class TrackedSession(FileCommands):
         # The name of a STOU is made by the server.
         asked = underway._replace(path=file.name)
         reason = "" if completed else channel.reason or BROKE_OFF
-        checksum = str(getattr(file, "checksum", "")) if completed else ""
-        self._note(login, asked, channel.get_transmitted_bytes(), _sentence(reason), checksum)
+        upload = file if completed and isinstance(file, Upload) else None
+        self._note(login, asked, channel.get_transmitted_bytes(), _sentence(reason), upload)
 
     def never_began(self, reason: str = NO_DATA_CONNECTION) -> None:
         """A transfer was promised to the client, and waits no longer for its data connection."""
@@ -178,7 +180,7 @@ class TrackedSession(FileCommands):
         if self.login is not None and self.activity.refusals <= REFUSALS_RECORDED:
             self._note(self.login, asked, 0, _sentence(reply))
 
-    def _note(self, login: Login, asked: _Asked, size: int, reason: str, checksum: str = "") -> None:
+    def _note(self, login: Login, asked: _Asked, size: int, reason: str, upload: Upload | None = None) -> None:
         elapsed = timer() - asked.since
         ended = EndedTransfer(
             username=login.username,
@@ -187,19 +189,24 @@ class TrackedSession(FileCommands):
             address=self.remote_ip,
             tls=asked.tls,
             direction=_direction(asked.command),
-            path=_stored(asked.path),
+            path=_stored(login.path_of(asked.path)),
             bytes=size,
             started_at=asked.at,
             ended_at=utc_now(),
             duration_ms=round(elapsed * 1000),
             reason=_stored(reason),
-            checksum=checksum,
+            checksum="",
             ascii=asked.ascii,
             anonymous=login.anonymous,
         )
         if self.login is not None and self.login.username == login.username:
             self.activity.add(ended)
-        self.server.reporter.transferred(ended)
+        if upload is None:
+            self.server.reporter.transferred(ended)
+        else:
+            # Mostly that is now. For a big file it may take a moment longer than the client waits for its reply.
+            reporter = self.server.reporter
+            upload.when_checked(lambda checksum: reporter.transferred(replace(ended, checksum=checksum)))
         self._note_change()
         logger.info(
             "transfer: %s %r user %s from %s: %d bytes in %.3f s, %s",

@@ -5,8 +5,13 @@ operation opens the parent folder beneath the home with openat2(2), RESOLVE_BENE
 descriptor. A link that points inside the home is followed; one that leads out raises PermissionError. Where openat2
 is missing, or a link is absolute, the path is walked a step at a time with O_NOFOLLOW instead.
 
+A jail can be narrowed to a folder of the home, and one folder can be stood in for by another one beside it (a deploy
+that is being prepared). Both are done by name at each operation: who exchanges the folder meets the new one next time.
+
 Where the account has permissions, they are asked between the opening of the folder and what is done in it: about the
-folder as the client named it, and about the place where the descriptor really is. A link is no way around a rule.
+folder as the client named it, and about the place where the descriptor really is. A link is no way around a rule. Both
+are paths of the account's home, whatever the jail is narrowed to; what is below a stand-in counts as below the folder
+that it stands in for.
 """
 
 import ctypes
@@ -18,9 +23,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from wsp.ftp.server.permissions import NotAllowed, Permissions, Right
+from wsp.ftp.permissions import NotAllowed, Permissions, Right
 
-RESERVED_PREFIX = ".wsp-upload-"  # names that belong to the server: for a client they do not exist
+RESERVED_PREFIX = ".wsp-"  # names that belong to the server: for a client they do not exist
 FOLDER_MODE = 0o777  # less the umask
 PERMISSION_BITS = 0o777
 MAX_LINKS = 40  # as in Linux, path_resolution(7)
@@ -78,26 +83,77 @@ class Place(NamedTuple):
     name: str
 
 
+class _StandIn(NamedTuple):
+    folder: tuple[str, ...]
+    instead: tuple[str, ...]
+
+
 class Jail:
     """The file operations of one session. Owns `root`, a descriptor of the home, until `close()`.
 
-    `home` is the home's path on the machine: what absolute links are measured against. Every method raises OSError,
-    and NotAllowed where `permissions` forbids what it does. With `right=None` nothing is asked of them.
+    `home` is the home's path on the machine: what absolute links are measured against. `folder` is the one in the home
+    that the jail is narrowed to: the `/` of every path. With `shows_own`, the server's own names exist as well. Every
+    method raises OSError, and NotAllowed where `permissions` forbids what it does. With `right=None` nothing is asked
+    of them.
     """
 
     use_openat2 = _has_openat2()
     permissions: Callable[[], Permissions | None] = staticmethod(lambda: None)
     """The permissions as they are at the moment; None: everything is allowed."""
 
-    def __init__(self, root: int, home: str) -> None:
+    def __init__(self, root: int, home: str, folder: str = "/", *, shows_own: bool = False) -> None:
+        self._shows_own = shows_own
         self._root = root
         self._home = home.rstrip("/")
+        self._base = tuple(self._steps(folder))
+        self._stand_in: _StandIn | None = None
 
     def close(self) -> None:
         """Let go of the home. Running transfers have descriptors of their own."""
         if self._root >= 0:
             os.close(self._root)
             self._root = -1
+
+    def copy(self) -> "Jail":
+        """The same view of the same home, without a stand-in, for a thread of its own. Raises OSError."""
+        return Jail(os.dup(self._root), self._home, "/".join(self._base))
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether `/` is a folder of the home, rather than the home."""
+        return bool(self._base)
+
+    @property
+    def has_stand_in(self) -> bool:
+        """Whether one folder is stood in for at present."""
+        return self._stand_in is not None
+
+    def stand_in(self, path: str, name: str | None) -> None:
+        """Have the folder `name`, one of the server's own beside it, take the place of the folder `path`.
+
+        `None`: `path` is itself again. One folder has a stand-in at a time.
+        """
+        steps = (*self._base, *self._steps(path))
+        self._stand_in = _StandIn(steps, (*steps[:-1], name)) if name is not None else None
+
+    @contextmanager
+    def beside(self, path: str) -> Iterator[Place]:
+        """The place of the folder `path`, without its stand-in, and open for reading: to exchange it for another.
+
+        The folder that the jail is narrowed to is `/`, and has a place; the home itself has none: PermissionError.
+        """
+        steps = (*self._base, *self._steps(path))
+        if not steps:
+            raise PermissionError(errno.EACCES, "the home itself has no place in the home", path)
+        home = Jail(os.dup(self._root), self._home)
+        try:
+            opened = home.open_folder("/".join(steps[:-1]), None)
+        finally:
+            home.close()
+        try:
+            yield Place(opened, steps[-1])
+        finally:
+            os.close(opened)
 
     @contextmanager
     def parent(self, path: str, right: Right | None = None) -> Iterator[Place]:
@@ -114,6 +170,10 @@ class Jail:
 
         The caller closes the folder.
         """
+        self._refuse_stand_in(path)
+        return self._target(path)
+
+    def _target(self, path: str) -> Place:
         place = self._locate(path, follow=False)
         try:
             is_link = stat.S_ISLNK(os.lstat(place.name, dir_fd=place.folder).st_mode)
@@ -125,31 +185,22 @@ class Jail:
         if not is_link:
             return place
         os.close(place.folder)
-        return self._walk(_steps(path), follow=True)
+        with self._rooted(path) as (root, steps):
+            return self._walk(root, steps, follow=True)
 
     def open(self, path: str, flags: int, right: Right | None = None) -> int:
         """A descriptor of an existing file or folder, links followed. Never blocks on a FIFO or device."""
-        steps = _steps(path)
         if not flags & os.O_PATH:  # openat2 takes no other flag with that one
             flags |= os.O_NONBLOCK | os.O_NOCTTY
         if right is not None and self._limits is not None:
-            place = self.target(path)
+            place = self._target(path)
             try:
                 self.require(right, place.folder, _above(path))
                 return os.open(place.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
             finally:
                 os.close(place.folder)
-        if self.use_openat2:
-            try:
-                return _openat2(self._root, "/".join(steps) or ".", flags)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
-        place = self._walk(steps, follow=True)
-        try:
-            return os.open(place.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
-        finally:
-            os.close(place.folder)
+        with self._rooted(path) as (root, steps):
+            return self._open_beneath(root, steps, flags)
 
     def open_folder(self, path: str, right: Right | None = Right.LIST) -> int:
         """A descriptor of a folder, for listing it."""
@@ -181,26 +232,14 @@ class Jail:
 
     def mkdir(self, path: str) -> None:
         """Make a folder."""
-        with self.parent(path, Right.WRITE) as (folder, name):
-            os.mkdir(name, FOLDER_MODE, dir_fd=folder)
+        with self.own(path) as place:
+            self.require(Right.WRITE, place.folder, _above(path))
+            os.mkdir(place.name, FOLDER_MODE, dir_fd=place.folder)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder."""
-        with self.parent(path) as place:
-            self.require_whole(Right.DELETE, place, path)
+        with self.removable(path) as place:
             os.rmdir(place.name, dir_fd=place.folder)
-
-    def unlink(self, path: str) -> None:
-        """Remove a file or link."""
-        with self.parent(path) as place:
-            self.require_whole(Right.DELETE, place, path)
-            os.unlink(place.name, dir_fd=place.folder)
-
-    def rename(self, source: str, target: str) -> None:
-        """rename(2): a file in the way is replaced."""
-        with self.parent(source) as old, self.parent(target) as new:
-            self._require_move(old, source, new, target)
-            os.rename(old.name, new.name, src_dir_fd=old.folder, dst_dir_fd=new.folder)
 
     def chmod(self, path: str, mode: int) -> None:
         """Set the permission bits, and those alone."""
@@ -229,7 +268,9 @@ class Jail:
     def allows(self, right: Right, folder: int, named: str) -> bool:
         """Whether the account has the right in an open folder that the client named so."""
         limits = self._limits
-        return limits is None or (limits.allow(right, named) and limits.allow(right, self._path_of(folder)))
+        return limits is None or (
+            limits.allow(right, self.in_home(named)) and limits.allow(right, self._path_of(folder))
+        )
 
     def require(self, right: Right | None, folder: int, named: str) -> None:
         """Raises NotAllowed unless the account has the right in an open folder that the client named so."""
@@ -240,8 +281,10 @@ class Jail:
         """Raises NotAllowed unless the account has the right to what is at the place, with all that is below it."""
         self.require(right, place.folder, _above(named))
         limits = self._limits
-        real = limits and f"{self._path_of(place.folder)}/{place.name}"
-        if limits and real and not (limits.allow_below(right, named) and limits.allow_below(right, real)):
+        if limits is None:
+            return
+        real = f"{self._path_of(place.folder)}/{place.name}"
+        if not (limits.allow_below(right, self.in_home(named)) and limits.allow_below(right, real)):
             raise NotAllowed(right, named)
 
     def _require_move(self, old: Place, source: str, new: Place, target: str) -> None:
@@ -258,31 +301,107 @@ class Jail:
             # Moving a file must not be the way to read it.
             self.require_whole(Right.READ, old, source)
 
+    def in_home(self, named: str) -> str:
+        """A path of the client as one of the account's home."""
+        return f"/{'/'.join(self._base)}{named}" if self._base else named
+
     def _path_of(self, folder: int) -> str:
         """Where beneath the home an open folder is at the moment."""
         home, here = os.readlink(f"/proc/self/fd/{self._root}"), os.readlink(f"/proc/self/fd/{folder}")
         if here != home and not here.startswith(f"{home}/"):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), here)  # it was moved away, or removed
-        return here[len(home) :] or "/"
+        real = here[len(home) :]
+        if self._stand_in is not None:
+            steps = tuple(step for step in real.split("/") if step)
+            shown = self._stand_in.instead
+            if steps[: len(shown)] == shown:
+                real = "/" + "/".join(self._stand_in.folder + steps[len(shown) :])
+        return real or "/"
 
     # Ways
 
-    def _locate(self, path: str, *, follow: bool) -> Place:
-        steps = _steps(path)
-        if not steps:
-            return Place(os.dup(self._root), ".")
+    def _steps(self, path: str) -> list[str]:
+        steps = [step for step in path.split("/") if step]
+        if not self._shows_own and any(step.startswith(RESERVED_PREFIX) for step in steps):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return steps
+
+    @contextmanager
+    def own(self, path: str) -> Iterator[Place]:
+        """The place of a name that is about to be made, moved or removed: the folder that is stood in for is not."""
+        self._refuse_stand_in(path)
+        with self.parent(path) as place:
+            yield place
+
+    @contextmanager
+    def removable(self, path: str) -> Iterator[Place]:
+        """The place of what is about to be removed, if the account may do that."""
+        with self.own(path) as place:
+            self.require_whole(Right.DELETE, place, path)
+            yield place
+
+    @contextmanager
+    def movable(self, source: str, target: str) -> Iterator[tuple[Place, Place]]:
+        """The places of a rename that is about to be made, if the account may do that."""
+        with self.own(source) as old, self.own(target) as new:
+            self._require_move(old, source, new, target)
+            yield old, new
+
+    def _refuse_stand_in(self, path: str) -> None:
+        # Its name is the server's to give and take: a client would make, or lose, what others are about to publish.
+        if self._stand_in is not None and (*self._base, *self._steps(path)) == self._stand_in.folder:
+            raise OSError(errno.EBUSY, "this folder is being staged", path)
+
+    @contextmanager
+    def _rooted(self, path: str) -> Iterator[tuple[int, list[str]]]:
+        """The folder that nothing may leave, and the steps from there to `path`."""
+        steps = self._steps(path)
+        if not self._base and self._stand_in is None:
+            yield self._root, steps
+            return
+        inner = self._shown((*self._base, *steps))
+        base, rest = inner[: len(self._base)], inner[len(self._base) :]
+        root = Jail(self._root, self._home)._open_beneath(self._root, list(base), _FOLDER)
+        try:
+            yield root, list(rest)
+        finally:
+            os.close(root)
+
+    def _open_beneath(self, root: int, steps: list[str], flags: int) -> int:
         if self.use_openat2:
             try:
-                return Place(_openat2(self._root, "/".join(steps[:-1]) or ".", _FOLDER), steps[-1])
+                return _openat2(root, "/".join(steps) or ".", flags)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-        return self._walk(steps, follow=follow)
+        place = self._walk(root, steps, follow=True)
+        try:
+            return os.open(place.name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
+        finally:
+            os.close(place.folder)
 
-    def _walk(self, steps: list[str], *, follow: bool) -> Place:
+    def _locate(self, path: str, *, follow: bool) -> Place:
+        with self._rooted(path) as (root, steps):
+            if not steps:
+                return Place(os.dup(root), ".")
+            if self.use_openat2:
+                try:
+                    return Place(_openat2(root, "/".join(steps[:-1]) or ".", _FOLDER), steps[-1])
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+            return self._walk(root, steps, follow=follow)
+
+    def _shown(self, steps: tuple[str, ...]) -> tuple[str, ...]:
+        """The steps to where a path of the home leads, with the stand-in in its place."""
+        if self._stand_in is not None and steps[: len(self._stand_in.folder)] == self._stand_in.folder:
+            return self._stand_in.instead + steps[len(self._stand_in.folder) :]
+        return steps
+
+    def _walk(self, root: int, steps: list[str], *, follow: bool) -> Place:
         """Resolve by hand. A folder swapped for a link meanwhile is refused by O_NOFOLLOW."""
         todo = deque(steps)
-        folders = [os.dup(self._root)]
+        folders = [os.dup(root)]
         links = 0
         try:
             while todo:
@@ -314,10 +433,13 @@ class Jail:
                 os.close(folder)
 
     def _beneath(self, text: str) -> str:
-        """The part below the home of an absolute link's text."""
+        """An absolute link's way from the root of the jail, with the stand-in in its place."""
         if text != self._home and not text.startswith(f"{self._home}/"):
             raise PermissionError(errno.EACCES, "the link leads out of the home", text)
-        return text[len(self._home) :]
+        steps = tuple(step for step in text[len(self._home) :].split("/") if step not in ("", "."))
+        if steps[: len(self._base)] != self._base:
+            raise PermissionError(errno.EACCES, "the link leads out of the folder", text)
+        return "/".join(self._shown(steps)[len(self._base) :])
 
 
 def _above(path: str) -> str:
@@ -334,10 +456,3 @@ def _link_text(folder: int, name: str) -> str | None:
         if error.errno == errno.EINVAL:  # not a link
             return None
         raise
-
-
-def _steps(path: str) -> list[str]:
-    steps = [step for step in path.split("/") if step]
-    if any(step.startswith(RESERVED_PREFIX) for step in steps):
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    return steps
