@@ -130,8 +130,8 @@ class Recounter:
         if now - self._cleaned_at >= TURN_SECONDS:
             self._cleaned_at = now
             self._urgent.extend(self._ledger.clean_up())
-        while self._ledger.moved_folders:
-            path = self._ledger.moved_folders.popleft()
+        while self._ledger.to_count:
+            path = self._ledger.to_count.popleft()
             self._urgent.extend(home for home in self._ledger.homes() if home == path or home.startswith(f"{path}/"))
 
     def _schedule(self, record: Record, due: float) -> None:

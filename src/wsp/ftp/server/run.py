@@ -96,7 +96,10 @@ class _Usage:
                 Recounter(self.ledger, database, folder, settings.files),
             )
         except OSError as error:
-            raise StartupError(f"WSP_DATA_DIR: {folder} cannot be used ({error.strerror or error})") from None
+            why = error.strerror or str(error)
+            raise StartupError(
+                f"WSP_DATA_DIR: cannot use {folder} ({why}); a folder that can be written is allowed"
+            ) from None
 
     def start(self) -> None:
         for thread in self._threads:
