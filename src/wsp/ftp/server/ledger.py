@@ -123,11 +123,9 @@ class Ledger:
         """When the table was begun, in seconds since 1970: of what was before, it knows nothing."""
         return self._table.get(self._header, _MADE_AT)
 
-    def close(self) -> None:
-        """Let go of everything."""
-        self._table.close()
-        self.books.close()
-        self.names.close()
+    def end(self) -> None:
+        """The process ends in good order. What it has left open all the same, another one makes good."""
+        self.books.end()
 
     # Homes
 

@@ -111,7 +111,7 @@ class _Usage:
             thread.stop()
         deadline = time.monotonic() + LAST_FIGURES_SECONDS
         if all(thread.join(max(0.0, deadline - time.monotonic())) for thread in self._threads):
-            self.ledger.close()
+            self.ledger.end()
 
 
 @contextmanager
