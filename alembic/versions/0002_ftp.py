@@ -133,6 +133,7 @@ def upgrade() -> None:
         sa.Column("counted_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("home_dir", name=op.f("pk_ftp_usage")),
     )
+    op.create_index(op.f("ix_ftp_usage_counted_at"), "ftp_usage", ["counted_at"])
     op.create_table(
         "webhooks",
         sa.Column("id", sa.String(length=16), nullable=False),

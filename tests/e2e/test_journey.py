@@ -62,6 +62,12 @@ class TestJourney:
         ).stdout
         assert fetched == content
 
+        def usage() -> list[Any]:
+            shown = server.call("GET", "/ftp/admin_deploy")[1]
+            return [shown["used_bytes"], shown["file_count"]]
+
+        wait_until(lambda: usage() == [len(content), 1], "the usage")
+
         got: list[bytes] = []
         with ftplib.FTP(timeout=30) as client:
             client.connect("127.0.0.1", server.ftp_port)

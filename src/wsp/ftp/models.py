@@ -88,7 +88,7 @@ class Usage(Base):
     home_dir: Mapped[str] = mapped_column(String(600), primary_key=True)
     used_bytes: Mapped[int] = mapped_column(BigInteger)
     file_count: Mapped[int] = mapped_column(BigInteger)
-    counted_at: Mapped[datetime]
+    counted_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class Guest(Base):

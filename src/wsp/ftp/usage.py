@@ -29,7 +29,7 @@ def usage_of(session: Session, files_root: Path, home: str) -> Figure | None:
             raise TimeoutError
 
     try:
-        folder = os.open(home_path(files_root, home), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(home_path(files_root, home), os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return Figure(0, 0)  # it is made by the first login
     except OSError:

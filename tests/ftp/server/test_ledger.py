@@ -283,7 +283,7 @@ class TestCleanUp:
         ended = open_ledger()
         counted(ended, HOME, Figure(500, 5))
         ended.written(ended.take_changed())
-        ended.close()
+        ended.end()
         assert not list((tmp_path / "state").glob("*.book"))
         die(ended)
         later = open_ledger()
@@ -293,7 +293,7 @@ class TestCleanUp:
     def test_another_boot_of_the_machine_begins_anew(self, open_ledger: Callable[[], Ledger], tmp_path: Path) -> None:
         ended = open_ledger()
         counted(ended, HOME, Figure(500, 5))
-        ended.close()
+        ended.end()
         die(ended)
         (tmp_path / "state" / "boot").write_text("another one")
         later = open_ledger()

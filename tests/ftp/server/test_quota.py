@@ -461,7 +461,18 @@ while done < count:
 """
 
 
+ONCE = """
+from wsp.ftp.server import recount
+recount.IN_USE_SECONDS = recount.DISTURBED_SECONDS = recount.IDLE_SECONDS = 1e9
+"""
+
+
 class TestKill:
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+    def test_without_a_kill_no_further_count_is_needed(self, new_server: Any, settled: Any, store: str) -> None:
+        server = new_server(ONCE).start().start()
+        self.mixed_operations(server, settled, clients=3, operations=150, kills=0)
+
     @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
     def test_the_figure_is_true_after_a_few_mixed_operations(self, new_server: Any, settled: Any, store: str) -> None:
         self.mixed_operations(new_server().start().start(), settled, clients=2, operations=150, kills=1)
@@ -497,7 +508,9 @@ class TestKill:
                 assert worker.wait(600) == 0
         # Nobody asks, nobody logs in.
         settled(server, account, 30.0)
-        assert held(account.home)[0] <= 2 * MEBIBYTE
+        used_bytes, files = held(account.home)
+        assert 0 < used_bytes <= 2 * MEBIBYTE
+        assert files
         assert "Traceback" not in server.log
         server.stop()
         server.start()

@@ -52,6 +52,8 @@ class Books:
 
     def dead(self) -> Iterator[tuple[Path, SharedTable]]:
         """The books of processes that died. Whoever has dealt with one calls `bury()`."""
+        for path in [path for path in self._others if not path.exists()]:  # of processes that ended in good order
+            self._others.pop(path).close()
         for path, number, _ in self._all():
             if not self._is_live(path, number):
                 with suppress(FileNotFoundError):  # another process was quicker
@@ -64,13 +66,9 @@ class Books:
         if book is not None:
             book.close()
 
-    def close(self) -> None:
-        """Let go of all books. Ours is removed when nothing in it is left open."""
-        is_done = not any(self.own.get(slot, field) for slot, _ in self.own.slots() for field in range(FIELDS))
-        self.own.close()
-        for book in self._others.values():
-            book.close()
-        if is_done:
+    def end(self) -> None:
+        """Remove our book, if nothing in it is left open."""
+        if not any(self.own.get(slot, field) for slot, _ in self.own.slots() for field in range(FIELDS)):
             self._path.unlink(missing_ok=True)
 
     def _all(self) -> Iterator[tuple[Path, int, str]]:

@@ -29,7 +29,7 @@ from wsp.ftp.server.shared import FILE_MODE, FOLDER_MODE, SharedTable, WorkerNum
 SLOTS = 2**17  # homes that were used over FTP on this machine
 FULL_SHARE = 0.75  # a table so full is begun anew when the first process starts
 ROOMY_BYTES = 64 * 2**20  # with so much room left, uploads may charge ahead of what has arrived
-UNKNOWN_MOVE = 2**50  # bytes and files of a change whose size nobody knows
+UNKNOWN_MOVE = 2**45  # bytes and files of a change whose size nobody knows
 CACHED_FOLDERS = 10_000
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -85,7 +85,7 @@ class CountState(NamedTuple):
 
 
 class Ledger:
-    """The figures of homes. Thread-safe, and safe against other processes; nothing here waits for a disk."""
+    """The figures of homes. Thread-safe, and safe against other processes. What is done at every buffer is memory."""
 
     def __init__(self, folder: Path, worker: WorkerNumber, files_root: Path, *, now: float) -> None:
         """`now` in seconds since 1970. Raises OSError."""
@@ -100,8 +100,8 @@ class Ledger:
         self._users: Counter[str] = Counter()
         self.arrivals: queue.SimpleQueue[Record] = queue.SimpleQueue()
         """Homes that a session of this process has begun to use."""
-        self.moved_folders: deque[str] = deque()
-        """Where folders have lain that were moved: homes at and below these names are to be counted."""
+        self.to_count: deque[str] = deque()
+        """Homes at and below these names are to be counted: folders were moved there."""
         starting = os.open(folder / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
             fcntl.flock(starting, fcntl.LOCK_EX)
@@ -123,11 +123,9 @@ class Ledger:
         """When the table was begun, in seconds since 1970: of what was before, it knows nothing."""
         return self._table.get(self._header, _MADE_AT)
 
-    def close(self) -> None:
-        """Let go of everything."""
-        self._table.close()
-        self.books.close()
-        self.names.close()
+    def end(self) -> None:
+        """The process ends in good order. What it has left open all the same, another one makes good."""
+        self.books.end()
 
     # Homes
 

@@ -6,6 +6,7 @@ file would both count the old one as gone.
 
 import fcntl
 import os
+import struct
 import threading
 import zlib
 from collections.abc import Iterator
@@ -16,13 +17,15 @@ from wsp.ftp.server.shared import FILE_MODE
 
 STRIPES = 1024  # two names that share a stripe wait for each other, for the microseconds of a rename
 
+_FLOCK = struct.Struct("@hhqqi4x")  # struct flock: type, whence, start, length, pid
+
 
 class NameLocks:
     """Locks on names in folders; the kernel lets go of those of a process that dies."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        # A lock of fcntl(2) belongs to the process: its threads need one more.
+        # The lock of the file belongs to the process: its threads need one more.
         self._locks = [threading.Lock() for _ in range(STRIPES)]
 
     @contextmanager
@@ -31,17 +34,18 @@ class NameLocks:
         stripes = sorted({_stripe(folder, name) for folder, name in places})  # in order: nobody waits in a circle
         for stripe in stripes:
             self._locks[stripe].acquire()
-            fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, stripe)
+            self._lock(fcntl.F_WRLCK, stripe)
         try:
             yield
         finally:
             for stripe in stripes:
-                fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, stripe)
+                self._lock(fcntl.F_UNLCK, stripe)
                 self._locks[stripe].release()
 
-    def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._fd)
+    def _lock(self, kind: int, stripe: int) -> None:
+        # An open file description lock, fcntl(2): of the other kind, the kernel takes the threads of a process for
+        # one, and sees deadlocks where none are.
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _FLOCK.pack(kind, os.SEEK_SET, stripe, 1, 0))
 
 
 def _stripe(folder: int, name: str) -> int:

@@ -18,6 +18,7 @@ from collections import deque
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -64,6 +65,7 @@ class Recounter:
         self._in_use: list[tuple[float, str, Record]] = []  # a heap, by when they are due
         self._planned: dict[str, float] = {}  # the one entry of each home that holds
         self._urgent: deque[str] = deque()
+        self._again: deque[tuple[float, str]] = deque()  # urgent ones whose count was disturbed, and when to try again
         self._idle: deque[str] = deque()
         self._idle_after = 0.0
         self._cleaned_at = 0.0
@@ -117,7 +119,11 @@ class Recounter:
             self._schedule(record, max(self._due(record, now), now + TURN_SECONDS))
             return True
         if self._urgent:
-            self._count_named(self._urgent.popleft(), rest=URGENT_REST)
+            home = self._urgent.popleft()
+            outcome = self._count_named(home, rest=URGENT_REST)
+            if not outcome.is_exact:
+                wait = max(DISTURBED_SECONDS, DISTURBED_COST_FACTOR * outcome.cost)
+                self._again.append((time.time() + wait, home))
             return True
         return self._count_idle(now)
 
@@ -130,8 +136,10 @@ class Recounter:
         if now - self._cleaned_at >= TURN_SECONDS:
             self._cleaned_at = now
             self._urgent.extend(self._ledger.clean_up())
-        while self._ledger.moved_folders:
-            path = self._ledger.moved_folders.popleft()
+        while self._again and self._again[0][0] <= now:
+            self._urgent.append(self._again.popleft()[1])
+        while self._ledger.to_count:
+            path = self._ledger.to_count.popleft()
             self._urgent.extend(home for home in self._ledger.homes() if home == path or home.startswith(f"{path}/"))
 
     def _schedule(self, record: Record, due: float) -> None:
@@ -169,22 +177,22 @@ class Recounter:
                     logger.warning("homes to be counted were not read: %s", type(error).__name__)
         if not self._idle:
             return False
-        cost = self._count_named(self._idle.popleft(), rest=REST)
-        self._idle_after = time.time() + IDLE_COST_FACTOR * cost
+        outcome = self._count_named(self._idle.popleft(), rest=REST)
+        self._idle_after = time.time() + IDLE_COST_FACTOR * outcome.cost
         return True
 
-    def _count_named(self, home: str, *, rest: float) -> float:
+    def _count_named(self, home: str, *, rest: float) -> "_Outcome":
         try:
             return self._count(self._ledger.track(home), rest=rest)
         except TableFull:
             logger.warning("the table of homes is full, %s is not counted", home)
-            return 0.0
+            return _Outcome(0.0, is_exact=True)
 
-    def _count(self, record: Record, *, rest: float) -> float:
-        """Count one home. Returns what it cost in seconds, rests not included."""
+    def _count(self, record: Record, *, rest: float) -> "_Outcome":
+        """Count one home, unless another process does so at the moment."""
         began = self._ledger.begin_count(record)
         if began is None:
-            return 0.0
+            return _Outcome(0.0, is_exact=False)
         walk = _Walk(self._ledger, self._stop, rest)
         counted: Figure | None = None
         try:
@@ -197,7 +205,14 @@ class Recounter:
             now, cost = time.time(), walk.cost()
             is_exact = self._ledger.end_count(record, began, counted, now=now, cost=cost)
         logger.debug("counted %s in %.3f s: %s%s", record.home, cost, counted, "" if is_exact else ", disturbed")
-        return cost
+        return _Outcome(cost, is_exact)
+
+
+class _Outcome(NamedTuple):
+    """What a count cost, in seconds without the rests, and whether its figure is exact."""
+
+    cost: float
+    is_exact: bool
 
 
 class _Walk:

@@ -150,7 +150,10 @@ class _Usage:
                 Recounter(self.ledger, database, folder, settings.files),
             )
         except OSError as error:
-            raise StartupError(f"WSP_DATA_DIR: {folder} cannot be used ({error.strerror or error})") from None
+            why = error.strerror or str(error)
+            raise StartupError(
+                f"WSP_DATA_DIR: cannot use {folder} ({why}); a folder that can be written is allowed"
+            ) from None
 
     def start(self) -> None:
         for thread in self._threads:
@@ -162,7 +165,7 @@ class _Usage:
             thread.stop()
         deadline = time.monotonic() + LAST_FIGURES_SECONDS
         if all(thread.join(max(0.0, deadline - time.monotonic())) for thread in self._threads):
-            self.ledger.close()
+            self.ledger.end()
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class SharedTable:
         size = _HEADER.size + slots * self._record.size
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
             fits = (
                 os.fstat(self._fd).st_size == size
                 and os.pread(self._fd, 24, 0) == _HEADER.pack(_MAGIC, slots, fields, 0)[:24]
@@ -63,7 +63,7 @@ class SharedTable:
                 os.posix_fallocate(self._fd, 0, size)
                 os.pwrite(self._fd, _HEADER.pack(_MAGIC, slots, fields, 0), 0)
             self._map = mmap.mmap(self._fd, size)
-            fcntl.lockf(self._fd, fcntl.LOCK_UN)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
         except OSError:
             os.close(self._fd)
             raise
@@ -71,12 +71,13 @@ class SharedTable:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Nobody else, in any process, is in here at the same time. Not to be nested, and never held for long."""
+        # flock(2), not lockf(3): that takes the threads of a process for one, and sees deadlocks where none are.
         with self._thread_lock:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
             try:
                 yield
             finally:
-                fcntl.lockf(self._fd, fcntl.LOCK_UN)
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def find(self, key: bytes, *, make: bool = True) -> int | None:
         """The slot of a key; with `make`, a new one of zeros if there is none. Call it `locked()`. Raises TableFull."""

@@ -91,13 +91,14 @@ class Tally:
 
     def rename(self, source: Place, target: Place) -> None:
         """rename(2): a file in the way is replaced. Raises OSError."""
+        to_count: list[str] = []
         with self._ledger.names.held(source, target):
             moved = os.lstat(source.name, dir_fd=source.folder)
             old = _lstat(target)
             if old is not None and (moved.st_dev, moved.st_ino) == (old.st_dev, old.st_ino):
                 effects: tuple[Effect, ...] = ()  # two names of one file: rename(2) leaves both
             elif stat.S_ISDIR(moved.st_mode):
-                effects = self._folder_moves(source, target)
+                effects, to_count = self._folder_moves(source, target)
             else:
                 weighed = weight(source.name, moved)
                 arrives = self._ledger.records_of(target.folder)
@@ -108,17 +109,20 @@ class Tally:
                 )
             with self._ledger.changing(*effects):
                 os.rename(source.name, target.name, src_dir_fd=source.folder, dst_dir_fd=target.folder)
+        self._ledger.to_count.extend(to_count)
 
-    def _folder_moves(self, source: Place, target: Place) -> tuple[Effect, ...]:
-        """A folder takes along what is in it, and nobody knows how much that is: homes that lose it are counted."""
+    def _folder_moves(self, source: Place, target: Place) -> tuple[tuple[Effect, ...], list[str]]:
+        """A folder takes along what is in it, and nobody knows how much that is.
+
+        So the homes that it leaves or comes to have to be counted, and those that lie in it.
+        """
         leaves, arrives = self._ledger.records_of(source.folder), self._ledger.records_of(target.folder)
-        for record in {*leaves} ^ {*arrives}:
-            self._ledger.moved_folders.append(record.home)
-        for place in (source, target):
-            self._ledger.moved_folders.append(self._ledger.name_of(f"{real_path(place.folder)}/{place.name}"))
-        # The two halves add up to nothing, and a count that went on meanwhile is not believed.
+        homes = [record.home for record in {*leaves} ^ {*arrives}]
+        homes += [self._ledger.name_of(f"{real_path(place.folder)}/{place.name}") for place in (source, target)]
+        # The two halves add up to nothing, and a count that goes on meanwhile is not believed.
         records = tuple({*leaves, *arrives})
-        return Effect(records, UNKNOWN_MOVE, UNKNOWN_MOVE), Effect(records, -UNKNOWN_MOVE, -UNKNOWN_MOVE)
+        halves = Effect(records, UNKNOWN_MOVE, UNKNOWN_MOVE), Effect(records, -UNKNOWN_MOVE, -UNKNOWN_MOVE)
+        return halves, homes
 
 
 class Charge:
