@@ -14,6 +14,7 @@ from pyftpdlib.handlers.ftp.data import DTPHandler
 from pyftpdlib.handlers.ftps.data import TLS_DTPHandler
 from pyftpdlib.ioloop import _ERRNOS_DISCONNECTED, _ERRNOS_RETRY, timer
 
+from wsp.ftp.server.quiet import QuietConnection
 from wsp.ftp.server.upload import Upload, failure_reply
 
 RECEIVE_BYTES = 256 * 1024
@@ -244,8 +245,14 @@ class DataChannel(DTPHandler):
 class TlsDataChannel(TLS_DTPHandler, DataChannel):
     """One transfer, over TLS when the client asked for it (PROT P)."""
 
+    socket: Any  # pyftpdlib is untyped
+
     def __repr__(self) -> str:
         return DataChannel.__repr__(self)
+
+    def secure_connection(self, ssl_context: SSL.Context) -> None:
+        self._ssl_requested = self._ssl_accepting = True
+        self.socket = QuietConnection(ssl_context, self.socket)
 
     def _receive(self) -> Any:
         if not self._ssl_requested:
