@@ -141,6 +141,26 @@ class TestCommandLine:
             client.rmd("/")
 
 
+class TestManyCommandsAtOnce:
+    def test_the_others_get_their_turn_in_between(self, server: Any, raw: Any, until: Any) -> None:
+        account = server.account()
+        talker, bystander = raw(server).login(account), raw(server)
+        talker.send(b"".join(b"MKD %d\r\n" % number for number in range(5000)))
+        until(lambda: (account.home / "0").exists())
+        assert bystander.ask("NOOP").startswith("200")
+        assert not (account.home / "4999").exists()
+
+    def test_a_client_that_does_not_read_yet_waits_and_loses_nothing(self, server: Any, raw: Any) -> None:
+        account = server.account()
+        talker = raw(server).login(account)
+        for number in range(100):
+            (account.home / str(number)).touch()
+        talker.send(b"STAT /\r\n" * 1500 + b"NOOP\r\n")  # 10 MB of answers
+        assert raw(server).ask("NOOP").startswith("200")
+        codes = [talker.reply()[:3] for _ in range(1501)]
+        assert codes == ["213"] * 1500 + ["200"]
+
+
 class TestList:
     def test_what_is_missing_gets_550_and_what_is_no_folder_gets_501(self, server: Any, raw: Any) -> None:
         account = server.account()

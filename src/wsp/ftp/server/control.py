@@ -3,6 +3,7 @@
 import logging
 import socket
 import sys
+import time
 from collections import deque
 from typing import Any
 
@@ -13,7 +14,8 @@ from pyftpdlib.handlers.ftps.control import TLS_FTPHandler
 from wsp.addresses import normal_address
 
 LINE_BYTES = 8192  # the longest command; PATH_MAX is 4096
-UNREAD_REPLIES = 1000  # a client that sends on without reading is cut off
+SLICE_SECONDS = 0.01  # how long one client's commands run before it is the others' turn
+FAREWELL_SECONDS = 5.0  # how long the last replies may take to leave
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,13 @@ class ControlChannel(TLS_FTPHandler):
         self._run_lines()
 
     def _run_lines(self) -> None:
-        while self._lines and not (self._paused or self.is_ending or self._quit_pending):
+        """Execute what has arrived: not all at once, and nothing for a client that does not read the answers."""
+        until = time.monotonic() + SLICE_SECONDS
+        while self._lines and not (self._paused or self.is_ending or self._quit_pending or self.producer_fifo):
+            if time.monotonic() > until:
+                self._pause()
+                self.ioloop.call_later(0, self._resume)
+                return
             self._in_command = True
             try:
                 self._run_line(self._lines.popleft())
@@ -75,6 +83,16 @@ class ControlChannel(TLS_FTPHandler):
                 self._in_command = False
             if self._lost:
                 self.close()
+
+    def handle_write(self) -> None:
+        super().handle_write()
+        if not self._closed:
+            self._run_lines()
+
+    def initiate_send(self) -> None:
+        super().initiate_send()
+        if self.producer_fifo and not self._closed:
+            self._watch(self.ioloop.WRITE)
 
     @property
     def is_ending(self) -> bool:
@@ -86,8 +104,17 @@ class ControlChannel(TLS_FTPHandler):
         # rest of the command works with.
         if self._in_command:
             self._lost = True
-        else:
+            return
+        super().close()
+        if not self._closed:
+            self._error = True  # TLS's farewell does not leave at once: the client does not read, and gets none
             super().close()
+        self.producer_fifo.clear()  # a listing that was broken off lets go of its folder
+
+    def close_when_done(self) -> None:
+        super().close_when_done()
+        if not self._closed:
+            self.ioloop.call_later(FAREWELL_SECONDS, self.close)
 
     def _run_line(self, raw: bytes) -> None:
         if self._idler is not None and not self._idler.cancelled:
@@ -163,11 +190,16 @@ class ControlChannel(TLS_FTPHandler):
         self.close()
 
     def push(self, data: str) -> None:
-        if len(self.producer_fifo) > UNREAD_REPLIES:
-            logger.warning("a client does not read its replies: %s", self.remote_ip)
-            self.close()
-            return
         self.push_bytes(data.encode(self.encoding, self.unicode_errors))
+
+    def send(self, data: bytes) -> int:
+        try:
+            sent: int = super().send(data)
+        except SSL.Error:  # the connection broke, in one of the ways that pyftpdlib does not expect
+            self._error = True
+            self.close()
+            return 0
+        return sent
 
     def push_bytes(self, data: bytes) -> None:
         """Send bytes as they are."""

@@ -273,6 +273,11 @@ class TlsDataChannel(TLS_DTPHandler, DataChannel):
         self._error = True  # no TLS farewell on a connection that failed
         DataChannel.handle_error(self)
 
+    def handle_timeout(self) -> None:
+        # A client that takes no data takes no farewell either: waiting for that to leave would be waiting for ever.
+        self._error = self.get_transmitted_bytes() <= self._lastdata
+        super().handle_timeout()
+
     def handle_failed_ssl_handshake(self) -> None:
         if self._initialized:
             self._resp = ("522 The TLS handshake of the data connection failed.", logger.info)
