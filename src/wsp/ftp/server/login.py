@@ -9,10 +9,11 @@ from OpenSSL import SSL
 from pyftpdlib.exceptions import FilesystemError
 
 from wsp.ftp.logins import Login
-from wsp.ftp.server.authenticator import Granted, Permissions, Refused
+from wsp.ftp.server.authenticator import UNAVAILABLE, Granted, Permissions, Refused
 from wsp.ftp.server.control import ControlChannel
 from wsp.ftp.server.filesystem import JailedFilesystem
 
+VERDICT_SECONDS = 30.0  # a store that has not answered by then does not answer
 FAILED_LOGIN_SECONDS = 1.0  # what a wrong password costs the client
 BUSY = "421 Too many logins are waiting to be checked, try again shortly."
 
@@ -56,12 +57,21 @@ class LoginChannel(ControlChannel):
 
         if not self.server.logins.submit(check):
             self._hang_up(BUSY)
+            return
+        self._verdict_due = self.ioloop.call_later(VERDICT_SECONDS, self._no_verdict)
+
+    def _no_verdict(self) -> None:
+        """The store does not answer; the thread that asked it may wait much longer."""
+        if not self.is_ending:
+            logger.error("a login could not be checked in %.0f s: user %r", VERDICT_SECONDS, self.username)
+            self._hang_up(UNAVAILABLE)
 
     def _on_verdict(self, username: str, verdict: Granted | Refused) -> None:
         if self.is_ending or username != self.username or self.authenticated:
             if isinstance(verdict, Granted):
                 verdict.jail.close()  # nobody is there any more to let in
             return
+        self._verdict_due.cancel()
         if isinstance(verdict, Refused):
             logger.info("login failed: user %r from %s: %s", username, self.remote_ip, verdict.reason)
             self.username = ""
