@@ -129,9 +129,7 @@ class TestGone:
 
         try:
             answers: list[str] = []
-            threads = [
-                threading.Thread(target=lambda: answers.append(attempt())) for _ in range(4)
-            ]
+            threads = [threading.Thread(target=lambda: answers.append(attempt())) for _ in range(4)]
             for thread in threads:
                 thread.start()
             session.voidcmd("NOOP")

@@ -77,9 +77,7 @@ class TestTheFtpProcess:
             assert (account.home / f"f{number}").read_bytes() == HALF
         assert client.nlst() == [f"f{number}" for number in range(UPLOADS)]
 
-    def test_of_two_one_goes_on(
-        self, new_server: Callable[..., Any], until: Any, stack: ExitStack, store: str
-    ) -> None:
+    def test_of_two_one_goes_on(self, new_server: Callable[..., Any], until: Any, stack: ExitStack, store: str) -> None:
         server = new_server().start().start()
         account = server.account()
         uploads: list[HalfAnUpload] = []
@@ -103,4 +101,3 @@ class TestTheFtpProcess:
                 assert (account.home / upload.name).read_bytes() == HALF * 2
                 whole += 1
         assert 0 < whole < len(uploads)
-
