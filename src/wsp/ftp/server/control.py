@@ -50,6 +50,10 @@ class ControlChannel(TLS_FTPHandler):
     # Reading commands
 
     def handle_read(self) -> None:
+        if self._paused or self.producer_fifo:
+            # Over TLS, pyftpdlib asks for events on its own account.
+            self._watch(self.ioloop.WRITE if self.producer_fifo else 0)
+            return
         try:
             data = self.recv(self.ac_in_buffer_size)
         except _RetryError:

@@ -94,10 +94,10 @@ class QuietConnection(SSL.Connection):
         self._send(withheld)
 
     def _send(self, data: bytes) -> None:
-        """Nothing else was sent on this connection: a few kilobytes always fit."""
+        """Nothing else was sent on this connection: a few kilobytes always fit, while the client is there."""
         try:
             sent = self._sock.send(data) if data else 0
-        except OSError as error:
-            raise SSL.SysCallError(error.errno, os.strerror(error.errno or errno.EIO)) from None
+        except OSError:
+            sent = -1
         if sent != len(data):
-            raise SSL.SysCallError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+            raise SSL.SysCallError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED))
