@@ -59,8 +59,11 @@ class PostgresServer:
             shutil.chown(folder, user)
 
     def start(self) -> None:
+        """Start it, or start it again after `stop()`."""
         data = self.folder / "data"
-        self._run("initdb", "-D", str(data), "-U", "wsp", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+        if not data.exists():
+            as_wsp = ("-U", "wsp", "-A", "trust")
+            self._run("initdb", "-D", str(data), *as_wsp, "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
         # Durability is not what these tests are about.
         options = f"-c listen_addresses= -k {self.folder} -c fsync=off -c full_page_writes=off -c max_connections=200"
         self._run("pg_ctl", "-D", str(data), "-w", "-l", str(self.folder / "log"), "-o", options, "start")
@@ -90,6 +93,19 @@ class PostgresServer:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A running PostgreSQL with a database `migrated` that others are copied from."""
+    with _postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """The same, for one test alone, which may stop it."""
+    with _postgres() as server:
+        yield server
+
+
+@contextmanager
+def _postgres() -> Iterator[PostgresServer]:
     with tempfile.TemporaryDirectory(prefix="wsp-pg-", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)  # the account it runs as has to get in
         server = PostgresServer(Path(folder))

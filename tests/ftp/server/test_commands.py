@@ -141,6 +141,99 @@ class TestCommandLine:
             client.rmd("/")
 
 
+class TestManyCommandsAtOnce:
+    def test_the_others_get_their_turn_in_between(self, server: Any, raw: Any, until: Any) -> None:
+        account = server.account()
+        talker, bystander = raw(server).login(account), raw(server)
+        talker.send(b"".join(b"MKD %d\r\n" % number for number in range(5000)))
+        until(lambda: (account.home / "0").exists())
+        assert bystander.ask("NOOP").startswith("200")
+        assert not (account.home / "4999").exists()
+
+    def test_a_client_that_does_not_read_yet_waits_and_loses_nothing(self, server: Any, raw: Any) -> None:
+        account = server.account()
+        talker = raw(server).login(account)
+        for number in range(100):
+            (account.home / str(number)).touch()
+        talker.send(b"STAT /\r\n" * 1500 + b"NOOP\r\n")  # 10 MB of answers
+        assert raw(server).ask("NOOP").startswith("200")
+        codes = [talker.reply()[:3] for _ in range(1501)]
+        assert codes == ["213"] * 1500 + ["200"]
+
+
+class TestList:
+    def test_what_is_missing_gets_550_and_what_is_no_folder_gets_501(self, server: Any, raw: Any) -> None:
+        account = server.account()
+        client = raw(server).login(account)
+        (account.home / "file").touch()
+        client.ask("EPSV")
+        assert client.ask("MLSD missing").startswith("550")
+        assert client.ask("MLSD file").startswith("501")
+        assert client.ask("LIST missing").startswith("550")
+        assert client.ask("NLST missing").startswith("550")
+
+
+class TestTimes:
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "MFMT 20200102030405 a b",
+            "SITE UTIME 20200102030405 a b",
+            "SITE UTIME a b 20010101000000 20200102030405 20010101000000 UTC",
+        ],
+    )
+    def test_every_form_sets_it(self, server: Any, raw: Any, line: str) -> None:
+        account = server.account()
+        client = raw(server).login(account)
+        (account.home / "a b").touch()
+        assert client.ask(line).startswith("2")
+        assert client.ask("MDTM a b") == "213 20200102030405\r\n"
+
+    def test_of_what_cannot_be_nothing_is_set(self, server: Any, raw: Any) -> None:
+        account = server.account()
+        client = raw(server).login(account)
+        (account.home / "a").touch()
+        before = client.ask("MDTM a")
+        for line in ("MFMT 20201301000000 a", "SITE UTIME 202013010000 a", "SITE UTIME a", "SITE UTIME x y z"):
+            assert client.ask(line).startswith("501"), line
+        assert client.ask("SITE UTIME 202001010000 missing").startswith("550")
+        assert client.ask("MDTM a") == before
+        reader = raw(server).login(server.account(read_only=True))
+        assert reader.ask("SITE UTIME 202001010000 a").startswith("550 Not enough")
+
+
+class TestLanguage:
+    def test_it_is_english(self, server: Any, raw: Any) -> None:
+        client = raw(server)
+        assert client.ask("LANG").startswith("200")
+        assert client.ask("LANG en-GB").startswith("200")
+        assert client.ask("LANG fr").startswith("504")
+
+
+class TestRest:
+    def test_is_for_the_next_transfer_alone_even_when_that_is_refused(self, server: Any, raw: Any) -> None:
+        account = server.account()
+        client = raw(server).login(account)
+        (account.home / "f").write_bytes(b"0123456789")
+        client.ask("TYPE I")
+        assert client.ask("REST 5").startswith("350")
+        assert client.ask("RETR f").startswith("425")
+        port = int(client.ask("EPSV").split("|")[3])
+        with socket.create_connection(("127.0.0.1", port)) as data, data.makefile("rb") as file:
+            client.ask("RETR f")
+            assert file.read() == b"0123456789"
+
+
+class TestWorkingFolder:
+    def test_is_the_sessions_and_never_the_processs(self, server: Any, raw: Any) -> None:
+        before = os.readlink(f"/proc/{server.processes[0].pid}/cwd")
+        one, two = raw(server).login(server.account()), raw(server).login(server.account())
+        assert one.ask("MKD d").startswith("257")
+        assert one.ask("CWD d").startswith("250")
+        assert '"/"' in two.ask("PWD")
+        assert os.readlink(f"/proc/{server.processes[0].pid}/cwd") == before
+
+
 class TestReadOnly:
     def test_nothing_can_be_changed(self, server: Any, connect: Any, put: Any, fetch: Any) -> None:
         account = server.account(read_only=True)

@@ -4,6 +4,7 @@ import errno
 import logging
 import socket
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,8 @@ from wsp.ftp.permissions import NotAllowed
 from wsp.ftp.server.loop import Offload
 
 LINE_BYTES = 8192  # the longest command; PATH_MAX is 4096
-UNREAD_REPLIES = 1000  # a client that sends on without reading is cut off
+SLICE_SECONDS = 0.01  # how long one client's commands run before it is the others' turn
+FAREWELL_SECONDS = 5.0  # how long the last replies may take to leave
 FULL = (errno.ENOSPC, errno.EDQUOT)
 TOO_BUSY = "450 Too much is being worked on at the moment, try again shortly."
 
@@ -62,6 +64,10 @@ class ControlChannel(TLS_FTPHandler):
     # Reading commands
 
     def handle_read(self) -> None:
+        if self._paused or self.producer_fifo:
+            # Over TLS, pyftpdlib asks for events on its own account.
+            self._watch(self.ioloop.WRITE if self.producer_fifo else 0)
+            return
         try:
             data = self.recv(self.ac_in_buffer_size)
         except _RetryError:
@@ -81,8 +87,14 @@ class ControlChannel(TLS_FTPHandler):
         self._run_lines()
 
     def _run_lines(self) -> None:
-        while self._lines and not (self._paused or self.is_ending or self._quit_pending):
+        """Execute what has arrived: not all at once, and nothing for a client that does not read the answers."""
+        until = time.monotonic() + SLICE_SECONDS
+        while self._lines and not (self._paused or self.is_ending or self._quit_pending or self.producer_fifo):
             if not self._may_run():
+                return
+            if time.monotonic() > until:
+                self._pause()
+                self.ioloop.call_later(0, self._resume)
                 return
             self._in_command = True
             try:
@@ -96,6 +108,16 @@ class ControlChannel(TLS_FTPHandler):
         """Whether the next command's time has come; when not, somebody resumes when it has."""
         return True
 
+    def handle_write(self) -> None:
+        super().handle_write()
+        if not self._closed:
+            self._run_lines()
+
+    def initiate_send(self) -> None:
+        super().initiate_send()
+        if self.producer_fifo and not self._closed:
+            self._watch(self.ioloop.WRITE)
+
     @property
     def is_ending(self) -> bool:
         """Whether the session is over, or will be once its last reply is sent."""
@@ -106,8 +128,17 @@ class ControlChannel(TLS_FTPHandler):
         # rest of the command works with.
         if self._in_command:
             self._lost = True
-        else:
+            return
+        super().close()
+        if not self._closed:
+            self._error = True  # TLS's farewell does not leave at once: the client does not read, and gets none
             super().close()
+        self.producer_fifo.clear()  # a listing that was broken off lets go of its folder
+
+    def close_when_done(self) -> None:
+        super().close_when_done()
+        if not self._closed:
+            self.ioloop.call_later(FAREWELL_SECONDS, self.close)
 
     def _run_line(self, raw: bytes) -> None:
         if self._idler is not None and not self._idler.cancelled:
@@ -229,11 +260,16 @@ class ControlChannel(TLS_FTPHandler):
         self.close()
 
     def push(self, data: str) -> None:
-        if len(self.producer_fifo) > UNREAD_REPLIES:
-            logger.warning("a client does not read its replies: %s", self.remote_ip)
-            self.close()
-            return
         self.push_bytes(data.encode(self.encoding, self.unicode_errors))
+
+    def send(self, data: bytes) -> int:
+        try:
+            sent: int = super().send(data)
+        except SSL.Error:  # the connection broke, in one of the ways that pyftpdlib does not expect
+            self._error = True
+            self.close()
+            return 0
+        return sent
 
     def push_bytes(self, data: bytes) -> None:
         """Send bytes as they are."""

@@ -15,6 +15,7 @@ from pyftpdlib.handlers.ftps.data import TLS_DTPHandler
 from pyftpdlib.ioloop import _ERRNOS_DISCONNECTED, _ERRNOS_RETRY, timer
 
 from wsp.ftp.permissions import NotAllowed
+from wsp.ftp.server.quiet import QuietConnection
 from wsp.ftp.server.upload import Upload, failure_reply
 
 RECEIVE_BYTES = 256 * 1024
@@ -295,8 +296,14 @@ class DataChannel(DTPHandler):
 class TlsDataChannel(TLS_DTPHandler, DataChannel):
     """One transfer, over TLS when the client asked for it (PROT P)."""
 
+    socket: Any  # pyftpdlib is untyped
+
     def __repr__(self) -> str:
         return DataChannel.__repr__(self)
+
+    def secure_connection(self, ssl_context: SSL.Context) -> None:
+        self._ssl_requested = self._ssl_accepting = True
+        self.socket = QuietConnection(ssl_context, self.socket)
 
     def _receive(self) -> Any:
         if not self._ssl_requested:
@@ -316,6 +323,11 @@ class TlsDataChannel(TLS_DTPHandler, DataChannel):
     def handle_error(self) -> None:
         self._error = True  # no TLS farewell on a connection that failed
         DataChannel.handle_error(self)
+
+    def handle_timeout(self) -> None:
+        # A client that takes no data takes no farewell either: waiting for that to leave would be waiting for ever.
+        self._error = self.get_transmitted_bytes() <= self._lastdata
+        super().handle_timeout()
 
     def handle_failed_ssl_handshake(self) -> None:
         if self._initialized:

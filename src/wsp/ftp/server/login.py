@@ -12,13 +12,14 @@ from pyftpdlib.exceptions import FilesystemError
 from wsp.ftp.admission import session_limit, too_many_sessions
 from wsp.ftp.logins import Login
 from wsp.ftp.permissions import Permissions
-from wsp.ftp.server.authenticator import Attempt, Granted, Refused, Unverified
+from wsp.ftp.server.authenticator import UNAVAILABLE, Attempt, Granted, Refused, Unverified
 from wsp.ftp.server.domains import DomainJails, DomainsFilesystem
 from wsp.ftp.server.filesystem import JailedFilesystem
 from wsp.ftp.server.host import HostCommand
 from wsp.ftp.server.shared import TableFull
 from wsp.ftp.server.tally import Tally
 
+VERDICT_SECONDS = 30.0  # a store that has not answered by then does not answer
 FAILED_LOGIN_SECONDS = 1.0  # what a wrong password costs the client, or a multiple of it when checks have to wait
 NO_LEDGER = "421 What this account uses cannot be kept right now, try again later."
 BUSY = "421 Too many logins are waiting to be checked, try again shortly."
@@ -69,8 +70,18 @@ class LoginChannel(HostCommand):
 
         if not self.server.logins.submit(look_up):
             self._hang_up(BUSY)
+            return
+        self._verdict_due = self.ioloop.call_later(VERDICT_SECONDS, self._no_verdict)
+
+    def _no_verdict(self) -> None:
+        """The store does not answer; the thread that asked it may wait much longer."""
+        if not self.is_ending:
+            logger.error("a login could not be checked in %.0f s: user %r", VERDICT_SECONDS, self.username)
+            self._hang_up(UNAVAILABLE)
 
     def _on_verdict(self, attempt: Attempt, verdict: Granted | Refused | Unverified, asked_at: float) -> None:
+        if not isinstance(verdict, Unverified):
+            self._verdict_due.cancel()
         if isinstance(verdict, Refused):
             self.server.note_refusal(attempt, verdict)
         if self.is_ending or attempt.username != self.username or self.authenticated:

@@ -27,13 +27,15 @@ class Session(FollowedSession):
 
     def process_command(self, cmd: str, *args: Any, **kwargs: Any) -> None:
         if cmd in TRANSFERS:
+            refusal = None
             if self._in_dtp_queue is not None or self._out_dtp_queue is not None or self.is_transferring:
+                refusal = ONE_TRANSFER
+            elif self.data_channel is None and self._dtp_acceptor is None and self._dtp_connector is None:
+                refusal = NO_DATA_CONNECTION
+            if refusal is not None:
+                self._restart_position = 0  # REST is for the very next transfer, also when that cannot be
                 self._forget_asked()
-                self.respond(ONE_TRANSFER)
-                return
-            if self.data_channel is None and self._dtp_acceptor is None and self._dtp_connector is None:
-                self._forget_asked()
-                self.respond(NO_DATA_CONNECTION)
+                self.respond(refusal)
                 return
         super().process_command(cmd, *args, **kwargs)
 

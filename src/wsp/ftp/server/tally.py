@@ -82,8 +82,8 @@ class Tally:
     def count_again(self, place: Place) -> None:
         """Whole folders came, went or changed places here: the homes that they belong to are counted anew."""
         for record in self._ledger.records_of(place.folder):
-            self._ledger.moved_folders.append(record.home)
-        self._ledger.moved_folders.append(self._ledger.name_of(f"{real_path(place.folder)}/{place.name}"))
+            self._ledger.to_count.append(record.home)
+        self._ledger.to_count.append(self._ledger.name_of(f"{real_path(place.folder)}/{place.name}"))
 
     def unlink(self, place: Place) -> None:
         """Remove a file or link. Raises OSError."""

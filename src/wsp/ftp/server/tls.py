@@ -56,6 +56,8 @@ def _context(certificate: Path, key: Path) -> SSL.Context:
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    # A session that is idle would keep 32 KB of buffers for what it may send or receive one day.
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     # Clients resume the control channel's session on the data channel; a server without an id refuses that.
     context.set_session_id(_SESSION_CONTEXT)
     context.set_session_cache_mode(SSL.SESS_CACHE_SERVER)
