@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -18,7 +18,6 @@ from wsp.ftp.jail import FOLDER_MODE, Jail
 from wsp.ftp.logins import INCOMING, Login, find_anonymous, find_domain, find_login, narrowed, replace_password_hash
 from wsp.ftp.models import Credential
 from wsp.ftp.server.domains import DomainJails
-from wsp.ftp.server.host import NO_HOSTS, Hosts
 from wsp.ftp.server.scorer import Scorer
 from wsp.ftp.server.verified import VerifiedPasswords
 from wsp.homes import home_path, open_home
@@ -44,6 +43,19 @@ NO_HOME = "421 The home folder of this account cannot be opened."
 _ACCOUNT = re.compile(r"[a-z][a-z0-9-]{0,31}_[A-Za-z0-9._-]{2,32}")
 
 logger = logging.getLogger(__name__)
+
+
+class Hosts(NamedTuple):
+    """The names by which a client asked for this server, in lower case; empty where it did not."""
+
+    host: str = ""
+    """Of HOST, after it was found to be one of this server's."""
+
+    servername: str = ""
+    """Of TLS (SNI), whatever it is."""
+
+
+NO_HOSTS = Hosts()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,29 +3,17 @@
 import re
 import socket
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL
 from pyftpdlib.handlers.ftps.control import TLS_FTPHandler
 
 from wsp.addresses import normal_address
+from wsp.ftp.server.authenticator import Hosts
 from wsp.ftp.server.control import ControlChannel
 
 _HOST = re.compile(r"[a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\]", re.ASCII)
-
-
-class Hosts(NamedTuple):
-    """The names by which a client asked for this server, in lower case; empty where it did not."""
-
-    host: str = ""
-    """Of HOST, after it was found to be one of this server's."""
-
-    servername: str = ""
-    """Of TLS (SNI), whatever it is."""
-
-
-NO_HOSTS = Hosts()
 
 
 class HostCommand(ControlChannel):
