@@ -1,7 +1,6 @@
 """The panel's name space of home folders, `/home/<owner>[/<domain>]`, and where it lies on this machine."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from wsp.errors import StartupError
@@ -31,23 +30,34 @@ def home_path(files_root: Path, home: str) -> Path:
     return files_root / home.strip("/")
 
 
-def open_home(files_root: Path, home: str) -> int:
+def open_home(files_root: Path, home: str, owner: tuple[int, int] | None = None) -> int:
     """A descriptor (O_PATH) of a home, made if missing, one step at a time and never through a symbolic link.
 
-    The caller closes it. Raises OSError when the home cannot be made, or when a step of it is not a folder (a link
-    included).
+    The caller closes it. `owner` (uid, gid) is whom that belongs to which is made below the first step. Raises OSError
+    when the home cannot be made, or when a step of it is not a folder (a link included).
     """
     files_root.mkdir(parents=True, exist_ok=True)
     folder = os.open(files_root, _FOLDER)
-    for step in home.strip("/").split("/"):
+    steps = home.strip("/").split("/")
+    for step in steps:
         try:
-            with suppress(FileExistsError):
-                os.mkdir(step, HOME_MODE, dir_fd=folder)
+            made = _make(step, folder)
             deeper = os.open(step, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            if made and owner is not None and step is not steps[0]:
+                os.chown(f"/proc/self/fd/{deeper}", *owner)
         finally:
             os.close(folder)
         folder = deeper
     return folder
+
+
+def _make(name: str, folder: int) -> bool:
+    """Whether the folder was not there yet."""
+    try:
+        os.mkdir(name, HOME_MODE, dir_fd=folder)
+    except FileExistsError:
+        return False
+    return True
 
 
 def make_home(files_root: Path, home: str) -> Path:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from wsp.addresses import address_allowed
 from wsp.database import Database
 from wsp.ftp.logins import Login, find_anonymous, find_login, replace_password_hash
+from wsp.ftp.ownership import Owner
 from wsp.ftp.server.jail import Jail
 from wsp.ftp.server.verified import VerifiedPasswords
 from wsp.homes import home_path, open_home
@@ -48,9 +49,11 @@ class Refused:
 class Authenticator:
     """Checks logins against the store. Thread-safe."""
 
-    def __init__(self, database: Database, files_root: Path) -> None:
+    def __init__(self, database: Database, files_root: Path, owner: Owner | None = None) -> None:
+        """`owner` is whom files and folders are given to that are made."""
         self._database = database
         self._files_root = files_root
+        self._owner = owner
         self._verified = VerifiedPasswords()
 
     def check(self, username: str, password: str, address: str) -> Granted | Refused:
@@ -70,11 +73,11 @@ class Authenticator:
         if isinstance(verdict, Refused):
             return verdict
         try:
-            root = open_home(self._files_root, verdict.home_dir)
+            root = open_home(self._files_root, verdict.home_dir, self._owner)
         except OSError as error:
             logger.error("the home of %s cannot be opened: %s", verdict.username, error)
             return Refused(NO_HOME, "home")
-        return Granted(verdict, Jail(root, os.fspath(home_path(self._files_root, verdict.home_dir))))
+        return Granted(verdict, Jail(root, os.fspath(home_path(self._files_root, verdict.home_dir)), self._owner))
 
     def _check_account(self, username: str, password: str, address: str) -> Login | Refused:
         login = None

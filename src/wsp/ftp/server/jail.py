@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from wsp.ftp.ownership import Owner
+
 RESERVED_PREFIX = ".wsp-upload-"  # names that belong to the server: for a client they do not exist
 FOLDER_MODE = 0o777  # less the umask
 PERMISSION_BITS = 0o777
@@ -76,13 +78,15 @@ class Place(NamedTuple):
 class Jail:
     """The file operations of one session. Owns `root`, a descriptor of the home, until `close()`.
 
-    `home` is the home's path on the machine: what absolute links are measured against. Every method raises OSError.
+    `home` is the home's path on the machine: what absolute links are measured against. `owner` is whom new files and
+    folders are given to; without one they belong to the user that the server runs as. Every method raises OSError.
     """
 
     use_openat2 = _has_openat2()
 
-    def __init__(self, root: int, home: str) -> None:
+    def __init__(self, root: int, home: str, owner: Owner | None = None) -> None:
         self._root = root
+        self._owner = owner
         self._home = home.rstrip("/")
 
     def close(self) -> None:
@@ -161,6 +165,20 @@ class Jail:
         """Make a folder."""
         with self.parent(path) as (folder, name):
             os.mkdir(name, FOLDER_MODE, dir_fd=folder)
+            if self._owner is not None:
+                made = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+                try:
+                    # Whoever could put something else there meanwhile must not get it as a present.
+                    if os.fstat(made).st_uid == os.geteuid():
+                        self.give(made)
+                finally:
+                    os.close(made)
+
+    def give(self, opened: int) -> None:
+        """Have a new file or folder, open in any way, belong to the owner that is set, if one is."""
+        if self._owner is not None:
+            # fchown(2) refuses an O_PATH descriptor.
+            os.chown(f"/proc/self/fd/{opened}", self._owner.uid, self._owner.gid)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder."""

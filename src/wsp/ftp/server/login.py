@@ -1,4 +1,4 @@
-"""Who is on the other side: USER, PASS, TLS. A login is checked off the loop, and the session waits meanwhile."""
+"""Who is on the other side: USER, PASS, TLS (RFC 4217). Logins are checked off the loop; sessions wait for it."""
 
 import logging
 import socket
@@ -15,6 +15,8 @@ from wsp.ftp.server.filesystem import JailedFilesystem
 
 FAILED_LOGIN_SECONDS = 1.0  # what a wrong password costs the client
 BUSY = "421 Too many logins are waiting to be checked, try again shortly."
+NOT_IN_CLEAR = "530 No login in clear text here: {how}."
+PROTECT_DATA = "534 Data connections have to be protected here (PROT P)."  # RFC 2228: refused for policy reasons
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +29,15 @@ class LoginChannel(ControlChannel):
     authorizer: Permissions
     fs: JailedFilesystem | None
 
+    # Settings of the server.
+    implicit_tls_port: int | None = None
+    requires_tls = False
+
     def __init__(self, conn: socket.socket, server: Any, ioloop: Any = None) -> None:
         self.login: Login | None = None
         self._pbsz = self._prot = False
+        # Whether this came in on the port that speaks TLS from the first byte.
+        self.is_implicit = self.implicit_tls_port is not None and _local_port(conn) == self.implicit_tls_port
         super().__init__(conn, server, ioloop)
 
     @property
@@ -39,6 +47,13 @@ class LoginChannel(ControlChannel):
         return self.fs
 
     # Logging in
+
+    def ftp_USER(self, line: str) -> None:
+        if self.requires_tls and not self._ssl_established:
+            # Before the client sends its password, which is all that this can save.
+            self.respond(NOT_IN_CLEAR.format(how=how_to_use_tls(self.implicit_tls_port)))
+            return
+        super().ftp_USER(line)
 
     def ftp_PASS(self, line: str) -> None:
         if self.authenticated:
@@ -99,17 +114,60 @@ class LoginChannel(ControlChannel):
 
     def ftp_REIN(self, line: str) -> None:
         super().ftp_REIN(line)
-        self._pbsz = self._prot = False
+        self._pbsz = self._prot = self.is_implicit
 
     # TLS
+
+    @classmethod
+    def get_ssl_context(cls) -> None:
+        """What pyftpdlib asks for when a session begins: the session gets its context when TLS begins."""
+
+    def handle(self) -> None:
+        if self.is_implicit and not self._ssl_established:
+            self.ssl_context = self.server.certificates.context()
+            self.secure_connection(self.ssl_context)
+        else:
+            super().handle()
+
+    def handle_ssl_established(self) -> None:
+        if self.is_implicit:
+            # Nobody who speaks implicit TLS expects clear data connections; many send PBSZ and PROT all the same.
+            self._pbsz = self._prot = True
+            self.handle()
 
     def ftp_AUTH(self, line: str) -> None:
         # What came behind AUTH in clear text may be somebody else's: it must not run inside TLS (CVE-2011-1575).
         self._forget_input()
-        if self.authenticated and not isinstance(self.socket, SSL.Connection):
-            self.flush_account()
+        if not isinstance(self.socket, SSL.Connection):
+            if self.authenticated:
+                self.flush_account()
+            self.ssl_context = self.server.certificates.context()
         super().ftp_AUTH(line)
+
+    @property
+    def must_protect_data(self) -> bool:
+        """Whether the server or the account allows no data connection without TLS."""
+        return self.requires_tls or (self.login is not None and self.login.require_tls)
+
+    def ftp_PROT(self, line: str) -> None:
+        if line.upper() == "C" and self.must_protect_data:
+            self.respond(PROTECT_DATA)
+            return
+        super().ftp_PROT(line)
 
     def handle_failed_ssl_handshake(self) -> None:
         logger.info("TLS handshake failed: %s", self.remote_ip)
         self.close()
+
+
+def how_to_use_tls(implicit_tls_port: int | None) -> str:
+    """What a client has to do, in words that its user understands."""
+    explicit = "use explicit FTPS (AUTH TLS)"
+    return explicit if implicit_tls_port is None else f"{explicit}, or implicit FTPS on port {implicit_tls_port}"
+
+
+def _local_port(conn: socket.socket) -> int | None:
+    try:
+        return int(conn.getsockname()[1])
+    except OSError:
+        return None

@@ -42,12 +42,13 @@ class Loop:
         except BlockingIOError:
             return  # so many wake-ups are waiting already that one more makes no difference
 
-    def catch_signals(self, handler: Callable[[], None]) -> None:
-        """Run `handler` on the loop at SIGTERM and SIGINT. Main thread only."""
+    def catch_signals(self, handler: Callable[[], None], *, on_hangup: Callable[[], None]) -> None:
+        """Run `handler` on the loop at SIGTERM and SIGINT, `on_hangup` at SIGHUP. Main thread only."""
         # The wake-up descriptor ends the poll even when the signal arrives just before it begins.
         signal.set_wakeup_fd(self._inlet.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.call(handler))
+        signal.signal(signal.SIGHUP, lambda *_: self.call(on_hangup))
 
     def run(self) -> None:
         """Serve until `stop()`."""

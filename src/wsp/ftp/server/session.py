@@ -5,13 +5,14 @@ import socket
 import time
 from typing import Any
 
-from wsp.ftp.server.data import TlsDataChannel
 from wsp.ftp.server.files import FileCommands
 from wsp.ftp.server.passive import PassiveListener, same_address
+from wsp.ftp.server.tls_data import TlsDataChannel
 
 TRANSFERS = ("APPE", "LIST", "MLSD", "NLST", "RETR", "STOR", "STOU")
 GOING_DOWN = "421 The server is shutting down."
 NO_DATA_CONNECTION = "425 Open a data connection first, with PASV, EPSV, PORT or EPRT."
+NOT_PROTECTED = "521 The data connection has to be protected: send PBSZ 0 and PROT P before it is opened."  # RFC 4217
 ONE_TRANSFER = "503 A transfer is going on already."
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class Session(FileCommands):
 
     def __init__(self, conn: socket.socket, server: Any, ioloop: Any = None) -> None:
         self._leaving = False
+        self.data_refusal = NO_DATA_CONNECTION
+        """Why there is no data connection, when there is none."""
         super().__init__(conn, server, ioloop)
 
     def process_command(self, cmd: str, *args: Any, **kwargs: Any) -> None:
@@ -39,7 +42,10 @@ class Session(FileCommands):
                 self.respond(ONE_TRANSFER)
                 return
             if self.data_channel is None and self._dtp_acceptor is None and self._dtp_connector is None:
-                self.respond(NO_DATA_CONNECTION)
+                self.respond(self.data_refusal)
+                return
+            if self.must_protect_data and not self._data_is_protected:
+                self.respond(NOT_PROTECTED)
                 return
         super().process_command(cmd, *args, **kwargs)
 
@@ -49,12 +55,19 @@ class Session(FileCommands):
         channel = getattr(self, "data_channel", None)
         return channel is not None and channel.is_transferring
 
+    @property
+    def _data_is_protected(self) -> bool:
+        """Whether the next transfer goes over TLS. A connection made before PROT P is what it was made as."""
+        return bool(self._prot if self.data_channel is None else self.data_channel.is_protected)
+
     # Data connections
 
     def _make_eport(self, ip: str, port: int) -> None:
+        self.data_refusal = NO_DATA_CONNECTION
         super()._make_eport(self.remote_ip if same_address(ip, self.remote_ip) else ip, port)
 
     def _make_epasv(self, extmode: bool = False) -> None:
+        self.data_refusal = NO_DATA_CONNECTION
         super()._make_epasv(extmode)
         if self._dtp_acceptor is not None and not self._dtp_acceptor.is_listening:
             self._dtp_acceptor = None

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+STATE_FOLDER = "ftp-state"  # in the data folder: what the FTP processes of this machine share
 KEY_BYTES = 16
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700

@@ -110,8 +110,10 @@ class Upload:
         self._adds_only = True
         self._can_be_kept = False
 
-    def publish(self) -> None:
+    def publish(self, *, durable: bool = False) -> None:
         """Put the file under its name. Raises OSError; then the old file is still there and this one is gone.
+
+        `durable`: it is there after a power failure too. That waits for the disk: a thread's work.
 
         FileExistsError: this one only adds, and the name was taken meanwhile.
 
@@ -120,6 +122,8 @@ class Upload:
         """
         folder, target = self._place
         try:
+            if durable:
+                os.fsync(self._fd)
             self._close_file()
             if self._adds_only:
                 # Unlike rename(2), link(2) fails when the name is taken: there is no moment between check and act.
@@ -131,6 +135,8 @@ class Upload:
             # An earlier interrupted upload of this file is of no use any more.
             with suppress(FileNotFoundError):
                 os.unlink(self._part, dir_fd=folder)
+            if durable:
+                _sync_folder(folder)
         except OSError:
             self.discard()
             raise
@@ -185,11 +191,23 @@ class Upload:
         os.close(self._place.folder)
 
 
+def _sync_folder(folder: int) -> None:
+    try:
+        opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    except PermissionError:
+        os.sync()  # a folder that may be written and not read cannot be opened for this
+        return
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def begin_upload(jail: Jail, account: str, path: str, *, adds_only: bool = False) -> Upload:
     """A new upload of a whole file. `adds_only`: see `Upload.add_only()`. Raises OSError, UploadRefused."""
     place, old = _take_place(jail, path)
     try:
-        upload = _new(place, old, account, path)
+        upload = _new(jail, place, old, account, path)
     except OSError:
         os.close(place.folder)
         raise
@@ -220,7 +238,7 @@ def resume_upload(jail: Jail, account: str, path: str, offset: int | None, *, no
         size = old.st_size if old is not None else 0
         if offset is not None and offset > size:
             raise UploadRefused(f"554 Cannot resume at {offset} bytes: the file has {size}.")
-        return _continue_file(place, old, account, path, size if offset is None else offset)
+        return _continue_file(jail, place, old, account, path, size if offset is None else offset)
     except (OSError, UploadRefused):
         os.close(place.folder)
         raise
@@ -303,7 +321,7 @@ def _take_place(jail: Jail, path: str) -> tuple[Place, os.stat_result | None]:
         raise
 
 
-def _new(place: Place, old: os.stat_result | None, account: str, path: str) -> Upload:
+def _new(jail: Jail, place: Place, old: os.stat_result | None, account: str, path: str) -> Upload:
     part = _part_name(account, place.name)
     temporary = _temporary_name(part)
     opened = os.open(temporary, _CREATE, NEW_FILE_MODE, dir_fd=place.folder)
@@ -312,6 +330,8 @@ def _new(place: Place, old: os.stat_result | None, account: str, path: str) -> U
         os.fchmod(opened, old.st_mode & PERMISSION_BITS)
         with suppress(OSError):
             os.fchown(opened, old.st_uid, old.st_gid)
+    else:
+        jail.give(opened)
     upload = Upload(place, temporary, part, opened, path)
     upload.replaces = old is not None
     return upload
@@ -341,12 +361,12 @@ def _resume_part(place: Place, account: str, path: str, size: int, offset: int |
     return upload
 
 
-def _continue_file(place: Place, old: os.stat_result | None, account: str, path: str, start: int) -> Upload:
+def _continue_file(jail: Jail, place: Place, old: os.stat_result | None, account: str, path: str, start: int) -> Upload:
     source = -1
     if start:
         source = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.folder)
     try:
-        upload = _new(place, old, account, path)
+        upload = _new(jail, place, old, account, path)
     except OSError:
         if source >= 0:
             os.close(source)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from pyftpdlib.exceptions import FilesystemError
 
-from wsp.ftp.server.data import TlsDataChannel
 from wsp.ftp.server.login import LoginChannel
+from wsp.ftp.server.tls_data import TlsDataChannel
 from wsp.ftp.server.upload import Upload, UploadRefused, failure_reply
 
 INLINE_COPY_BYTES = 2**20  # what is copied on the loop; more goes to a thread

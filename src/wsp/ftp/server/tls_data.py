@@ -1,0 +1,115 @@
+"""The data channel over TLS (PROT P, RFC 4217)."""
+
+import logging
+from typing import Any
+
+from OpenSSL import SSL
+from pyftpdlib.exceptions import _RetryError
+from pyftpdlib.handlers.ftps.data import TLS_DTPHandler
+
+from wsp.ftp.server.data import ABORTED, RECEIVE_BYTES, DataChannel
+from wsp.ftp.server.tls import is_resumed
+
+RECORD_BYTES = 2**14  # the longest record (RFC 8446, 5.1), and what OpenSSL hands out at once
+
+NO_HANDSHAKE = "522 The TLS handshake of the data connection failed."
+NOT_RESUMED = (
+    "522 The data connection has to resume the TLS session of the control connection: use a client that can, "
+    "or switch it on there."
+)
+
+_UNEXPECTED_EOF = (-1, "Unexpected EOF")
+
+logger = logging.getLogger(__name__)
+
+
+class TlsDataChannel(TLS_DTPHandler, DataChannel):
+    """One transfer, over TLS when the client asked for it (PROT P)."""
+
+    # Settings of the server.
+    requires_resumption = False
+    requires_farewell = True
+
+    def __repr__(self) -> str:
+        return DataChannel.__repr__(self)
+
+    @property
+    def is_protected(self) -> bool:
+        return bool(self._ssl_requested)
+
+    # The handshake
+
+    def handle_ssl_established(self) -> None:
+        if self.requires_resumption and not is_resumed(self.socket):
+            self._refuse(NOT_RESUMED)
+        elif self.producer_fifo:
+            self.initiate_send()
+
+    def handle_failed_ssl_handshake(self) -> None:
+        self._refuse(NO_HANDSHAKE)
+
+    def _refuse(self, reply: str) -> None:
+        """End the connection. The client hears why, now or when it names the transfer that this was for."""
+        if self._initialized:
+            self._resp = (reply, logger.info)
+        else:
+            self.cmd_channel.data_refusal = reply
+        self.close()
+
+    # Data
+
+    def initiate_send(self) -> None:
+        if not self._ssl_accepting:  # OpenSSL would go on with the handshake by itself, and send
+            super().initiate_send()
+
+    def send(self, data: Any) -> int:
+        try:
+            return int(super().send(data))
+        except SSL.Error as error:
+            self._break(error)
+            self.handle_close()
+            return 0
+
+    def _receive(self, most: int) -> Any:
+        if not self._ssl_requested:
+            return super()._receive(most)
+        filled = 0
+        try:
+            # The buffer takes whole records, so that nothing stays behind in OpenSSL that no event would tell of.
+            while filled < most and filled <= RECEIVE_BYTES - RECORD_BYTES:
+                filled += self.socket.recv_into(self._buffer[filled:], min(RECORD_BYTES, most - filled))
+        except (SSL.WantReadError, SSL.WantWriteError) as error:
+            self._ssl_want_read = isinstance(error, SSL.WantReadError)
+            self._ssl_want_write = not self._ssl_want_read
+            if not filled:
+                raise _RetryError from error
+        except SSL.ZeroReturnError:
+            self._told_whole = self._at_end = True
+        except SSL.SysCallError as error:
+            # The connection ended without TLS's farewell: it may have been cut.
+            self._at_end = True
+            if error.args != _UNEXPECTED_EOF or self.requires_farewell:
+                self._broken = True
+        except SSL.Error as error:
+            self._break(error)
+        return self._buffer[:filled]
+
+    def _break(self, error: Exception) -> None:
+        logger.info("TLS broke on a data channel: %s", error)
+        self._broken = self._at_end = True
+
+    # The end
+
+    def handle_error(self) -> None:
+        self._error = True  # no TLS farewell on a connection that failed
+        DataChannel.handle_error(self)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        if self._ssl_accepting and self._initialized and not self._resp:
+            self._resp = (ABORTED, logger.info)
+        super().close()
+        if not self._closed and not (self._ssl_want_read or self._ssl_want_write):
+            self._error = True  # the farewell failed in a way that will raise no further event
+            super().close()
