@@ -141,6 +141,18 @@ class TestCommandLine:
             client.rmd("/")
 
 
+class TestList:
+    def test_what_is_missing_gets_550_and_what_is_no_folder_gets_501(self, server: Any, raw: Any) -> None:
+        account = server.account()
+        client = raw(server).login(account)
+        (account.home / "file").touch()
+        client.ask("EPSV")
+        assert client.ask("MLSD missing").startswith("550")
+        assert client.ask("MLSD file").startswith("501")
+        assert client.ask("LIST missing").startswith("550")
+        assert client.ask("NLST missing").startswith("550")
+
+
 class TestReadOnly:
     def test_nothing_can_be_changed(self, server: Any, connect: Any, put: Any, fetch: Any) -> None:
         account = server.account(read_only=True)

@@ -125,6 +125,37 @@ class TestAuth:
         data.close()
         assert not (account.home / "cut").exists()
 
+    @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+    def test_an_upload_by_a_client_that_never_reads_arrives_whole(
+        self, server: Any, connect: Any, version: ssl.TLSVersion
+    ) -> None:
+        # As Go's TLS does: closing a socket with tickets unread in it resets the connection, and what is on its way.
+        account = server.account()
+        client = connect(server, account, tls=True)
+        client.voidcmd("TYPE I")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.minimum_version = context.maximum_version = version
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing)
+        host, port = client.makepasv()
+        with socket.create_connection((host, port)) as data:
+            assert client.sendcmd("STOR whole").startswith(("125", "150"))
+            while True:
+                try:
+                    tls.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    data.sendall(outgoing.read())
+                    incoming.write(data.recv(65536))
+            for _ in range(320):
+                tls.write(b"x" * 65536)
+            with pytest.raises(ssl.SSLWantReadError):
+                tls.unwrap()
+            data.sendall(outgoing.read())
+        assert client.voidresp().startswith("226")
+        assert (account.home / "whole").stat().st_size == 320 * 65536
+
     def test_a_clear_data_channel_stays_possible(
         self, server: Any, connect: Any, put: Callable[..., str], fetch: Callable[..., bytes]
     ) -> None:

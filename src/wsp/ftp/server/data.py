@@ -122,6 +122,9 @@ class DataChannel(SendingChannel):
     def _refuse_rest(self, error: OSError) -> None:
         """Tell the client at once, then read on for a while: closing with unread data would reset the connection."""
         self.cmd_channel.respond(self._failed(self.file_obj, error))
+        self._drain()
+
+    def _drain(self) -> None:
         self._draining = DRAIN_BYTES
         self.call_later(DRAIN_SECONDS, self.close)
 

@@ -40,6 +40,14 @@ class FileCommands(UploadCommands):
         else:
             self.respond(f"213 Modify={timeval}; {path}")
 
+    def ftp_MLSD(self, path: str) -> None:
+        # pyftpdlib says 501 to every path that is no folder, but that is for what is there and is something else
+        # (RFC 3659, 7.2.1). rclone takes 550, and only that, for a folder that it may make.
+        if self._files.lexists(path):
+            super().ftp_MLSD(path)
+        else:
+            self.respond("550 No such directory.")
+
     def ftp_SIZE(self, path: str) -> None:
         if self._current_type == "i":
             left = self._files.resumable_size(path)

@@ -39,6 +39,7 @@ class LoginChannel(ControlChannel):
         # Whether this came in on the port that speaks TLS from the first byte.
         self.is_implicit = self.implicit_tls_port is not None and _local_port(conn) == self.implicit_tls_port
         super().__init__(conn, server, ioloop)
+        self.ssl_context = server.certificates.context()
 
     @property
     def _files(self) -> JailedFilesystem:
@@ -120,11 +121,10 @@ class LoginChannel(ControlChannel):
 
     @classmethod
     def get_ssl_context(cls) -> None:
-        """What pyftpdlib asks for when a session begins: the session gets its context when TLS begins."""
+        """pyftpdlib would have one for the whole class; here each session has its own from the certificates of now."""
 
     def handle(self) -> None:
         if self.is_implicit and not self._ssl_established:
-            self.ssl_context = self.server.certificates.context()
             self.secure_connection(self.ssl_context)
         else:
             super().handle()
@@ -138,10 +138,8 @@ class LoginChannel(ControlChannel):
     def ftp_AUTH(self, line: str) -> None:
         # What came behind AUTH in clear text may be somebody else's: it must not run inside TLS (CVE-2011-1575).
         self._forget_input()
-        if not isinstance(self.socket, SSL.Connection):
-            if self.authenticated:
-                self.flush_account()
-            self.ssl_context = self.server.certificates.context()
+        if self.authenticated and not isinstance(self.socket, SSL.Connection):
+            self.flush_account()
         super().ftp_AUTH(line)
 
     @property

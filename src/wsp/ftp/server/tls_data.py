@@ -8,6 +8,7 @@ from pyftpdlib.exceptions import _RetryError
 from pyftpdlib.handlers.ftps.data import TLS_DTPHandler
 
 from wsp.ftp.server.data import ABORTED, RECEIVE_BYTES, DataChannel
+from wsp.ftp.server.quiet import QuietConnection
 from wsp.ftp.server.tls import is_resumed
 
 RECORD_BYTES = 2**14  # the longest record (RFC 8446, 5.1), and what OpenSSL hands out at once
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 class TlsDataChannel(TLS_DTPHandler, DataChannel):
     """One transfer, over TLS when the client asked for it (PROT P)."""
 
+    socket: Any  # pyftpdlib is untyped
+
     # Settings of the server.
     requires_resumption = False
     requires_farewell = True
@@ -39,21 +42,34 @@ class TlsDataChannel(TLS_DTPHandler, DataChannel):
 
     # The handshake
 
+    def secure_connection(self, ssl_context: SSL.Context) -> None:
+        self._ssl_requested = self._ssl_accepting = True
+        self.socket = QuietConnection(ssl_context, self.socket)
+
     def handle_ssl_established(self) -> None:
         if self.requires_resumption and not is_resumed(self.socket):
             self._refuse(NOT_RESUMED)
         elif self.producer_fifo:
             self.initiate_send()
 
-    def handle_failed_ssl_handshake(self) -> None:
-        self._refuse(NO_HANDSHAKE)
-
     def _refuse(self, reply: str) -> None:
         """End the connection. The client hears why, now or when it names the transfer that this was for."""
-        if self._initialized:
-            self._resp = (reply, logger.info)
-        else:
+        if not self._initialized:
             self.cmd_channel.data_refusal = reply
+            self.close()
+        elif self.receive:
+            self.file_obj.discard()
+            self.cmd_channel.respond(reply)
+            self._drain()
+        else:
+            self._resp = (reply, logger.info)
+            self.close()
+
+    def handle_failed_ssl_handshake(self) -> None:
+        if self._initialized:
+            self._resp = (NO_HANDSHAKE, logger.info)
+        else:
+            self.cmd_channel.data_refusal = NO_HANDSHAKE
         self.close()
 
     # Data

@@ -307,18 +307,25 @@ def fetch() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
-def lftp() -> str:
-    """The path of lftp."""
-    found = shutil.which("lftp")
-    if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("lftp is not installed")
-    return found
+def program() -> Callable[[str], str]:
+    """The path of a client. Where it is not installed the test is skipped, and fails when `CI` is set."""
+
+    def find(name: str) -> str:
+        found = shutil.which(name)
+        if found is None:
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
+        return found
+
+    return find
 
 
 @pytest.fixture(scope="session")
-def curl() -> str:
+def lftp(program: Callable[[str], str]) -> str:
+    """The path of lftp."""
+    return program("lftp")
+
+
+@pytest.fixture(scope="session")
+def curl(program: Callable[[str], str]) -> str:
     """The path of curl."""
-    found = shutil.which("curl")
-    if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("curl is not installed")
-    return found
+    return program("curl")
