@@ -153,8 +153,8 @@ class Certificates:
 
         A pair that cannot be used is logged once for each change, and what was there before it stays in use.
         """
-        self._find_others()
-        changed = [watched for watched in (self._default, *self._others.values()) if _reload(watched, at_once=at_once)]
+        looked_at = [self._default, *(self._others.values() if self._find_others() else ())]
+        changed = [watched for watched in looked_at if _reload(watched, at_once=at_once)]
         by_name = {name: watched.material for name, watched in self._others.items() if watched.material is not None}
         default, shared = self._current.default, self._current.shared
         if self._default in changed and self._default.material is not None:
@@ -175,22 +175,26 @@ class Certificates:
         if material is not None:
             connection.set_context(material.context)
 
-    def _find_others(self) -> None:
-        """Note which names the folder has certificates for: `<name>.crt` with `<name>.key` beside it."""
+    def _find_others(self) -> bool:
+        """Note which names the folder has certificates for: `<name>.crt` with `<name>.key` beside it.
+
+        False: it could not be read, and everything stays as it is.
+        """
         if self._folder is None:
-            return
+            return True
         try:
             found = {entry.stem.lower(): entry for entry in self._folder.iterdir() if entry.suffix == ".crt"}
         except OSError as error:
             if not self._folder_failed:
                 logger.error("certificates stay as they are: cannot read %s (%s)", self._folder, error.strerror)
             self._folder_failed = True
-            return
+            return False
         self._folder_failed = False
         for name in self._others.keys() - found.keys():
             del self._others[name]
         for name, certificate in found.items():
             self._others.setdefault(name, _Watched(Pair(certificate, certificate.with_suffix(".key"))))
+        return True
 
 
 def is_resumed(connection: SSL.Connection) -> bool:
