@@ -145,7 +145,7 @@ class DataChannel(SendingChannel):
         of the data connection. So there is a pause, in proportion to the transfer, and the longest one when the end
         did not come right after the data. What a client sends in one piece does not wait.
         """
-        silence = timer() - self._last_chunk_at
+        silence = timer() - max(self._last_chunk_at, self._went_on_at)
         if silence > SILENCE_SECONDS:
             grace = MAX_GRACE_SECONDS
         elif self.tot_bytes_received > ONE_PIECE_BYTES:

@@ -45,7 +45,7 @@ class Paces:
         self._boot = int.from_bytes(key_of(boot)[:7], "little")
 
     def of(self, login: Login, direction: int) -> "Pace":
-        """The pace of one transfer. Strangers share one of their domain, for both directions."""
+        """The pace of one transfer. Strangers share that of their domain."""
         key = key_of(login.username)
         with self._table.locked():
             try:
@@ -59,7 +59,7 @@ class Paces:
                 self._table.set(slot, UPLOAD, 0)
                 self._table.set(slot, DOWNLOAD, 0)
                 self._table.set(slot, _BOOT, self._boot)
-        return Pace(self._table, slot, DOWNLOAD if login.anonymous else direction)
+        return Pace(self._table, slot, direction)
 
     def close(self) -> None:
         """Let go of the table."""

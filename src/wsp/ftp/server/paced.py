@@ -20,6 +20,7 @@ class PacedChannel(DTPHandler):
         self._halted = False
         self._pace: Pace | None = None
         self._going_on: Any = None
+        self._went_on_at = 0.0  # when a wait ended: what came during it was not seen coming
         super().__init__(sock, cmd_channel)
 
     @property
@@ -83,6 +84,7 @@ class PacedChannel(DTPHandler):
             self._sleep(until, limit)
             return
         self._halted = False
+        self._went_on_at = timer()
         # Not only when the socket says so: TLS may hold what has been received already.
         if self.receive:
             self.modify_ioloop_events(self.ioloop.READ)
