@@ -14,7 +14,7 @@ from pyftpdlib.ioloop import _ERRNOS_DISCONNECTED, _ERRNOS_RETRY, timer
 from wsp.ftp.server.sending import SendingChannel
 from wsp.ftp.server.upload import Upload, failure_reply
 
-RECEIVE_BYTES = 256 * 1024
+RECEIVE_BYTES = 512 * 1024
 DRAIN_SECONDS = 5.0  # how long a refused upload is read on, so that the client gets to read why
 DRAIN_BYTES = 256 * 2**20
 

@@ -7,11 +7,9 @@ from OpenSSL import SSL
 from pyftpdlib.exceptions import _RetryError
 from pyftpdlib.handlers.ftps.data import TLS_DTPHandler
 
-from wsp.ftp.server.data import ABORTED, RECEIVE_BYTES, DataChannel
+from wsp.ftp.server.data import ABORTED, DataChannel
 from wsp.ftp.server.quiet import QuietConnection
 from wsp.ftp.server.tls import is_resumed
-
-RECORD_BYTES = 2**14  # the longest record (RFC 8446, 5.1), and what OpenSSL hands out at once
 
 NO_HANDSHAKE = "522 The TLS handshake of the data connection failed."
 NOT_RESUMED = (
@@ -89,25 +87,18 @@ class TlsDataChannel(TLS_DTPHandler, DataChannel):
     def _receive(self, most: int) -> Any:
         if not self._ssl_requested:
             return super()._receive(most)
-        filled = 0
-        try:
-            # The buffer takes whole records, so that nothing stays behind in OpenSSL that no event would tell of.
-            while filled < most and filled <= RECEIVE_BYTES - RECORD_BYTES:
-                filled += self.socket.recv_into(self._buffer[filled:], min(RECORD_BYTES, most - filled))
-        except (SSL.WantReadError, SSL.WantWriteError) as error:
-            self._ssl_want_read = isinstance(error, SSL.WantReadError)
+        filled, ended = self.socket.fill(self._buffer, most)
+        if isinstance(ended, SSL.WantReadError | SSL.WantWriteError):
+            self._ssl_want_read = isinstance(ended, SSL.WantReadError)
             self._ssl_want_write = not self._ssl_want_read
             if not filled:
-                raise _RetryError from error
-        except SSL.ZeroReturnError:
+                raise _RetryError from ended
+        elif isinstance(ended, SSL.ZeroReturnError):
             self._told_whole = self._at_end = True
-        except SSL.SysCallError as error:
-            # The connection ended without TLS's farewell: it may have been cut.
+        elif isinstance(ended, SSL.SysCallError) and ended.args == _UNEXPECTED_EOF and not self.requires_farewell:
             self._at_end = True
-            if error.args != _UNEXPECTED_EOF or self.requires_farewell:
-                self._broken = True
-        except SSL.Error as error:
-            self._break(error)
+        elif ended is not None:
+            self._break(ended)
         return self._buffer[:filled]
 
     def _break(self, error: Exception) -> None:
