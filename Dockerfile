@@ -28,7 +28,7 @@ ENV PATH=/opt/wsp/bin:$PATH \
 USER wsp
 WORKDIR /data
 VOLUME /data
-EXPOSE 3082 2121 50000-50999
+EXPOSE 3082 2121 990 50000-50999
 HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["python", "-c", \
     "import os, urllib.request as u; u.urlopen(f\"http://127.0.0.1:{os.environ.get('WSP_HTTP_PORT', '3082')}/healthz\", timeout=4)"]
 ENTRYPOINT ["/usr/bin/tini", "--"]

@@ -91,6 +91,13 @@ class TestThePorts:
         ):
             check_ports(loopback)
 
+    def test_in_use_for_implicit_tls(self, loopback: Settings) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as holder:
+            port = holder.getsockname()[1]
+            settings = loopback.model_copy(update={"ftp_implicit_tls_port": port})
+            with pytest.raises(StartupError, match=rf"^Port {port} is in use .* WSP_FTP_IMPLICIT_TLS_PORT$"):
+                check_ports(settings)
+
     def test_held_by_what_a_crash_left_get_a_moment(self, loopback: Settings) -> None:
         holder = socket.create_server(("127.0.0.1", loopback.ftp_port))
         timer = threading.Timer(0.3, holder.close)
@@ -116,6 +123,11 @@ class TestThePorts:
             client.recv(1)
             client.close()
         check_ports(loopback)
+
+    def test_have_to_be_different(self, loopback: Settings) -> None:
+        same = loopback.model_copy(update={"ftp_implicit_tls_port": loopback.http_port})
+        with pytest.raises(StartupError, match=r"^WSP_HTTP_PORT and WSP_FTP_IMPLICIT_TLS_PORT"):
+            check_ports(same)
 
     def test_have_to_be_two(self) -> None:
         with pytest.raises(StartupError, match=r"^WSP_HTTP_PORT and WSP_FTP_PORT"):

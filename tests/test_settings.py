@@ -145,6 +145,10 @@ class TestRefusing:
         with pytest.raises(StartupError, match="WSP_FTP_TLS_KEY: both or neither"):
             load_settings()
 
+    def test_one_port_for_ftp_and_implicit_tls(self) -> None:
+        with pytest.raises(StartupError, match="WSP_FTP_PORT and WSP_FTP_IMPLICIT_TLS_PORT: both are 2121"):
+            load_settings(ftp_port=2121, ftp_implicit_tls_port=2121)
+
 
 class TestUnknownVariables:
     def test_are_named_with_the_likely_intention(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

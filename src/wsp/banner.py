@@ -21,6 +21,7 @@ def print_banner(console: Console, settings: Settings, new_key: str | None) -> N
         ("API", f"{api}/api/v1"),
         ("Docs", f"{api}/docs"),
         ("FTP", f"ftp://{_in_a_url(settings.ftp_host)}:{settings.ftp_port}"),
+        *_implicit_ftps(settings),
         ("Files", str(settings.files)),
         ("Key", _where_the_key_is(token_file, new_key)),
         ("Try", _first_call(api, token_file, new_key)),
@@ -40,6 +41,12 @@ def print_banner(console: Console, settings: Settings, new_key: str | None) -> N
         _say(console, Text(f"  Only this machine can reach it; to open it to the network, start it with {opening}"))
     _say(console, Text("  Ctrl-C stops it."))
     console.print()
+
+
+def _implicit_ftps(settings: Settings) -> list[tuple[str, str]]:
+    if settings.ftp_implicit_tls_port is None:
+        return []
+    return [("FTPS", f"ftps://{_in_a_url(settings.ftp_host)}:{settings.ftp_implicit_tls_port}")]
 
 
 def _say(console: Console, text: Text) -> None:

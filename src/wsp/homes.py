@@ -1,7 +1,6 @@
 """The panel's name space of home folders, `/home/<owner>[/<domain>][/<folder>]`, and where it lies on this machine."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from wsp.errors import StartupError
@@ -31,34 +30,40 @@ def home_path(files_root: Path, home: str) -> Path:
     return files_root / home.strip("/")
 
 
-def open_home(files_root: Path, home: str) -> int:
+def open_home(files_root: Path, home: str, owner: tuple[int, int] | None = None) -> int:
     """A descriptor (O_PATH) of a home, made if missing, one step at a time and never through a symbolic link.
 
-    The caller closes it. Raises OSError when the home cannot be made, or when a step of it is not a folder (a link
-    included).
+    The caller closes it. `owner` (uid, gid) is whom that belongs to which is made below the first step. Raises OSError
+    when the home cannot be made, or when a step of it is not a folder (a link included).
     """
-    folder = _open_or_make(os.fspath(files_root), None)
-    for step in home.strip("/").split("/"):
+    folder, _ = _open_or_make(os.fspath(files_root), None)
+    steps = home.strip("/").split("/")
+    for step in steps:
         try:
-            deeper = _open_or_make(step, folder)
+            deeper, made = _open_or_make(step, folder)
+            if made and owner is not None and step is not steps[0]:
+                os.chown(f"/proc/self/fd/{deeper}", *owner)
         finally:
             os.close(folder)
         folder = deeper
     return folder
 
 
-def _open_or_make(name: str, parent: int | None) -> int:
-    """Most homes are there: to make them first, and be told so, would cost every login."""
+def _open_or_make(name: str, parent: int | None) -> tuple[int, bool]:
+    """The folder, and whether it was made. Most are there: trying to make them first would cost every login."""
     flags = _FOLDER if parent is None else _FOLDER | os.O_NOFOLLOW
     try:
-        return os.open(name, flags, dir_fd=parent)
+        return os.open(name, flags, dir_fd=parent), False
     except FileNotFoundError:
-        if parent is None:
-            os.makedirs(name, exist_ok=True)
-        else:
-            with suppress(FileExistsError):
+        made = True
+        try:
+            if parent is None:
+                os.makedirs(name, exist_ok=True)
+            else:
                 os.mkdir(name, HOME_MODE, dir_fd=parent)
-        return os.open(name, flags, dir_fd=parent)
+        except FileExistsError:
+            made = False
+        return os.open(name, flags, dir_fd=parent), made
 
 
 def make_home(files_root: Path, home: str) -> Path:

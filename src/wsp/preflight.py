@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 
 from wsp.errors import StartupError
@@ -72,24 +73,28 @@ def check_ports(settings: Settings, *, after_crash: bool = False) -> None:
 
     After a crash, ports that are still held get a few seconds to be let go.
     """
-    if settings.http_port == settings.ftp_port:
-        raise StartupError(f"WSP_HTTP_PORT and WSP_FTP_PORT: both are {settings.http_port}, two ports are needed")
+    ports = [
+        ("WSP_HTTP_PORT", "WSP_HTTP_HOST", settings.http_host, settings.http_port),
+        ("WSP_FTP_PORT", "WSP_FTP_HOST", settings.ftp_host, settings.ftp_port),
+    ]
+    if settings.ftp_implicit_tls_port is not None:
+        ports.append(("WSP_FTP_IMPLICIT_TLS_PORT", "WSP_FTP_HOST", settings.ftp_host, settings.ftp_implicit_tls_port))
+    for (one, _, _, port), (other, _, _, its_port) in combinations(ports, 2):
+        if port == its_port:
+            raise StartupError(f"{one} and {other}: both are {port}, two ports are needed")
     deadline = time.monotonic() + (CRASH_WAIT_SECONDS if after_crash else 0.0)
-    for area, host, port in (
-        ("HTTP", settings.http_host, settings.http_port),
-        ("FTP", settings.ftp_host, settings.ftp_port),
-    ):
-        while (trouble := _cannot_listen(area, host, port)) is not None:
+    for setting, host_setting, host, port in ports:
+        while (trouble := _cannot_listen(setting, host_setting, host, port)) is not None:
             if time.monotonic() >= deadline:
                 raise StartupError(trouble)
             time.sleep(RETRY_SECONDS)
 
 
-def _cannot_listen(area: str, host: str, port: int) -> str | None:
+def _cannot_listen(setting: str, host_setting: str, host: str, port: int) -> str | None:
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
-        return f"WSP_{area}_HOST: {host!r} is not an address or a name of this machine"
+        return f"{host_setting}: {host!r} is not an address or a name of this machine"
     for family, kind, protocol, _, address in addresses:
         try:
             with socket.socket(family, kind, protocol) as probe:
@@ -101,8 +106,8 @@ def _cannot_listen(area: str, host: str, port: int) -> str | None:
                 probe.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return f"Port {port} is in use by another program; stop it, or choose another with WSP_{area}_PORT"
+                return f"Port {port} is in use by another program; stop it, or choose another with {setting}"
             if error.errno == errno.EACCES:
-                return f"Port {port} needs more rights than we have; choose one above 1023 with WSP_{area}_PORT"
-            return f"WSP_{area}_HOST: cannot listen on {host} ({error.strerror})"
+                return f"Port {port} needs more rights than we have; choose one above 1023 with {setting}"
+            return f"{host_setting}: cannot listen on {host} ({error.strerror})"
     return None

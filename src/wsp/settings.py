@@ -336,6 +336,10 @@ def load_settings(**given: Any) -> Settings:
         raise StartupError(f"{ENV_FILE}: cannot be read; a UTF-8 text file is allowed") from None
     if (settings.ftp_tls_cert is None) != (settings.ftp_tls_key is None):
         raise StartupError("WSP_FTP_TLS_CERT and WSP_FTP_TLS_KEY: both or neither is allowed")
+    if settings.ftp_implicit_tls_port == settings.ftp_port:
+        raise StartupError(
+            f"WSP_FTP_PORT and WSP_FTP_IMPLICIT_TLS_PORT: both are {settings.ftp_port}, two ports are needed"
+        )
     return settings
 
 

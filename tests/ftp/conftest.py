@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,38 +194,45 @@ def new_server(settings: Settings, database: Database, tmp_path: Path) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def server(
+def new_shared_server(
     migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[FtpServer]:
-    """A server that the tests of a module share: what they test has nothing to do with the store."""
-    with shared_server(tmp_path_factory.mktemp("ftp"), migrated_sqlite, free_port()) as shared:
-        yield shared
+) -> Iterator[Callable[..., FtpServer]]:
+    """Makes a server that the tests of a module share, with `WSP_*` variables; not started yet.
+
+    What they test has nothing to do with the store.
+    """
+    with ExitStack() as stack:
+
+        def make(before_start: str = "", **variables: str) -> FtpServer:
+            folder = tmp_path_factory.mktemp("ftp")
+            data = folder / "data"
+            data.mkdir()
+            shutil.copy(migrated_sqlite, data / "wsp.db")
+            settings = Settings(data_dir=data, timezone="UTC", ftp_port=free_port(), ftp_passive_ports=(20000, 29999))
+            database = Database(settings.database)
+            stack.callback(database.close)
+            shared = FtpServer(settings, database, folder, environment(settings) | variables, before_start)
+            stack.callback(lambda: _stop_without_traceback(shared))
+            return shared
+
+        yield make
+
+
+def _stop_without_traceback(server: FtpServer) -> None:
+    server.stop()
+    assert "Traceback" not in server.log
 
 
 @pytest.fixture(scope="module")
-def walking_server(
-    migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
-) -> Iterator[FtpServer]:
+def server(new_shared_server: Callable[..., FtpServer]) -> FtpServer:
+    """A server that the tests of a module share, with the settings as they come."""
+    return new_shared_server().start()
+
+
+@pytest.fixture(scope="module")
+def walking_server(new_shared_server: Callable[..., FtpServer]) -> FtpServer:
     """Another one, whose kernel has no openat2 as far as it knows."""
-    folder = tmp_path_factory.mktemp("ftp")
-    with shared_server(folder, migrated_sqlite, free_port(), WALKING) as shared:
-        yield shared
-
-
-@contextmanager
-def shared_server(folder: Path, migrated_sqlite: Path, port: int, before_start: str = "") -> Iterator[FtpServer]:
-    data = folder / "data"
-    data.mkdir()
-    shutil.copy(migrated_sqlite, data / "wsp.db")
-    settings = Settings(data_dir=data, timezone="UTC", ftp_port=port, ftp_passive_ports=(20000, 29999))
-    database = Database(settings.database)
-    shared = FtpServer(settings, database, folder, environment(settings), before_start)
-    try:
-        yield shared.start()
-    finally:
-        shared.stop()
-        database.close()
-    assert "Traceback" not in shared.log
+    return new_shared_server(WALKING).start()
 
 
 def insecure_context() -> ssl.SSLContext:

@@ -11,6 +11,7 @@ from wsp.rest.fields import Networks, instant, one_line
 
 MAX_QUOTA_MB = 2**40
 MAX_KBPS = 2**30
+KBPS = "KB (1,024 bytes) a second"  # as panels and pure-ftpd count
 MAX_SESSIONS = 2**20
 MAX_WELCOME_CHARS = 2000
 MAX_PASSWORD_CHARS = 256  # an FTP command line is at most 2 KiB, in UTF-8
@@ -91,11 +92,23 @@ MaxSessions = Annotated[
 ]
 UploadKbps = Annotated[
     int,
-    Field(title="Upload kbps", ge=0, le=MAX_KBPS, description="Over all sessions; 0 = no limit", examples=[2000]),
+    Field(
+        title="Upload kbps",
+        ge=0,
+        le=MAX_KBPS,
+        description=f"{KBPS}, over all sessions; 0 = no limit",
+        examples=[2000],
+    ),
 ]
 DownloadKbps = Annotated[
     int,
-    Field(title="Download kbps", ge=0, le=MAX_KBPS, description="Over all sessions; 0 = no limit", examples=[8000]),
+    Field(
+        title="Download kbps",
+        ge=0,
+        le=MAX_KBPS,
+        description=f"{KBPS}, over all sessions; 0 = no limit",
+        examples=[8000],
+    ),
 ]
 Permissions = Annotated[
     FolderRules,
@@ -139,7 +152,11 @@ MaxConnections = Annotated[
 RateKbps = Annotated[
     int,
     Field(
-        title="Rate kbps", ge=0, le=MAX_KBPS, description="Over all sessions, each way; 0 = no limit", examples=[4000]
+        title="Rate kbps",
+        ge=0,
+        le=MAX_KBPS,
+        description=f"{KBPS}, over all sessions, each way; 0 = no limit",
+        examples=[4000],
     ),
 ]
 AnonymousQuotaMb = Annotated[

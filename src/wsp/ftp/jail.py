@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from wsp.ftp.ownership import Owner
 from wsp.ftp.permissions import NotAllowed, Permissions, Right
 
 RESERVED_PREFIX = ".wsp-"  # names that belong to the server: for a client they do not exist
@@ -92,7 +93,8 @@ class Jail:
     """The file operations of one session. Owns `root`, a descriptor of the home, until `close()`.
 
     `home` is the home's path on the machine: what absolute links are measured against. `folder` is the one in the home
-    that the jail is narrowed to: the `/` of every path. With `shows_own`, the server's own names exist as well. Every
+    that the jail is narrowed to: the `/` of every path. With `shows_own`, the server's own names exist as well. `owner`
+    is whom new files and folders are given to; without one they belong to the user that the server runs as. Every
     method raises OSError, and NotAllowed where `permissions` forbids what it does. With `right=None` nothing is asked
     of them.
     """
@@ -101,8 +103,11 @@ class Jail:
     permissions: Callable[[], Permissions | None] = staticmethod(lambda: None)
     """The permissions as they are at the moment; None: everything is allowed."""
 
-    def __init__(self, root: int, home: str, folder: str = "/", *, shows_own: bool = False) -> None:
+    def __init__(
+        self, root: int, home: str, folder: str = "/", *, shows_own: bool = False, owner: Owner | None = None
+    ) -> None:
         self._shows_own = shows_own
+        self._owner = owner
         self._root = root
         self._home = home.rstrip("/")
         self._base = tuple(self._steps(folder))
@@ -116,7 +121,11 @@ class Jail:
 
     def copy(self) -> "Jail":
         """The same view of the same home, without a stand-in, for a thread of its own. Raises OSError."""
-        return Jail(os.dup(self._root), self._home, "/".join(self._base))
+        return self.narrowed("/".join(self._base))
+
+    def narrowed(self, folder: str) -> "Jail":
+        """Another view of the same home, narrowed to a folder of it. Raises OSError."""
+        return Jail(os.dup(self._root), self._home, folder, owner=self._owner)
 
     @property
     def is_narrowed(self) -> bool:
@@ -235,6 +244,20 @@ class Jail:
         with self.own(path) as place:
             self.require(Right.WRITE, place.folder, _above(path))
             os.mkdir(place.name, FOLDER_MODE, dir_fd=place.folder)
+            if self._owner is not None:
+                made = os.open(place.name, _FOLDER | os.O_NOFOLLOW, dir_fd=place.folder)
+                try:
+                    # Whoever could put something else there meanwhile must not get it as a present.
+                    if os.fstat(made).st_uid == os.geteuid():
+                        self.give(made)
+                finally:
+                    os.close(made)
+
+    def give(self, opened: int) -> None:
+        """Have a new file or folder, open in any way, belong to the owner that is set, if one is."""
+        if self._owner is not None:
+            # fchown(2) refuses an O_PATH descriptor.
+            os.chown(f"/proc/self/fd/{opened}", self._owner.uid, self._owner.gid)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty folder."""

@@ -13,7 +13,7 @@ from typing import Any
 from wsp.ftp.models import FtpAccount
 
 MEBIBYTE = 2**20
-BYTES_PER_KBIT = 125
+KILOBYTE = 1024
 NOBODY = 65534
 
 _FIELDS = (
@@ -72,8 +72,8 @@ def parse_line(line: str, owner: str, files_root: PurePosixPath) -> Entry:
         "password_hash": read["password"],
         "description": read["gecos"],
         "home_subdir": subdir,
-        "upload_kbps": _units(read, "upload bandwidth", BYTES_PER_KBIT),
-        "download_kbps": _units(read, "download bandwidth", BYTES_PER_KBIT),
+        "upload_kbps": _units(read, "upload bandwidth", KILOBYTE),
+        "download_kbps": _units(read, "download bandwidth", KILOBYTE),
         "max_sessions": _units(read, "max sessions", 1),
         "quota_mb": _units(read, "size quota", MEBIBYTE),
         "allowed_ips": _networks(read["authorized client IPs"], warnings),
@@ -99,8 +99,8 @@ def format_line(account: FtpAccount, files_root: PurePosixPath) -> Entry:
         "gid": NOBODY,
         "gecos": account.description.replace(":", "_"),
         "home": home.replace(":", "_") + _CHROOT,
-        "upload bandwidth": account.upload_kbps * BYTES_PER_KBIT,
-        "download bandwidth": account.download_kbps * BYTES_PER_KBIT,
+        "upload bandwidth": account.upload_kbps * KILOBYTE,
+        "download bandwidth": account.download_kbps * KILOBYTE,
         "max sessions": account.max_sessions,
         "size quota": account.quota_mb * MEBIBYTE,
         "authorized client IPs": ",".join(network for network in account.allowed_ips if ":" not in network),

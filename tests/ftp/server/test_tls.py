@@ -15,7 +15,8 @@ import pytest
 from cryptography import x509
 
 from wsp.errors import StartupError
-from wsp.ftp.server.tls import LIFETIME, make_context
+from wsp.ftp.server.self_signed import LIFETIME
+from wsp.ftp.server.tls import Certificates
 from wsp.settings import Settings
 
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
@@ -32,45 +33,45 @@ def plain_settings(tmp_path: Path) -> Settings:
 
 class TestSelfSigned:
     def test_made_once_with_a_private_key_for_the_server_alone(self, plain_settings: Settings) -> None:
-        make_context(plain_settings)
+        Certificates(plain_settings)
         first = certificate_of(plain_settings)
         names = first.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         assert "localhost" in names.get_values_for_type(x509.DNSName)
         assert "127.0.0.9" in [str(name) for name in names.get_values_for_type(x509.IPAddress)]
         assert (plain_settings.data_dir / "tls" / "ftp.key").stat().st_mode & 0o777 == 0o600
-        make_context(plain_settings)
+        Certificates(plain_settings)
         assert certificate_of(plain_settings) == first
 
     def test_made_again_when_expired_or_damaged(
         self, plain_settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as past:
-            past.setattr("wsp.ftp.server.tls.utc_now", lambda: LONG_AGO)
-            make_context(plain_settings)
+            past.setattr("wsp.ftp.server.self_signed.utc_now", lambda: LONG_AGO)
+            Certificates(plain_settings)
         assert certificate_of(plain_settings).not_valid_after_utc == LONG_AGO + LIFETIME
-        make_context(plain_settings)
+        Certificates(plain_settings)
         renewed = certificate_of(plain_settings)
         assert renewed.not_valid_after_utc > datetime.now(UTC) + LIFETIME - timedelta(days=1)
         (plain_settings.data_dir / "tls" / "ftp.key").write_text("half a k")
-        make_context(plain_settings)
+        Certificates(plain_settings)
         assert certificate_of(plain_settings) != renewed
 
     def test_workers_that_start_at_once_agree(self, plain_settings: Settings) -> None:
-        threads = [threading.Thread(target=make_context, args=(plain_settings,)) for _ in range(8)]
+        threads = [threading.Thread(target=Certificates, args=(plain_settings,)) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        make_context(plain_settings)
+        Certificates(plain_settings)
         assert sorted(os.listdir(plain_settings.data_dir / "tls")) == ["ftp.crt", "ftp.key", "lock"]
 
 
 class TestGivenCertificate:
     def test_a_bad_file_names_the_setting(self, plain_settings: Settings, tmp_path: Path) -> None:
-        make_context(plain_settings)
+        Certificates(plain_settings)
         good = plain_settings.data_dir / "tls"
         other = Settings(data_dir=tmp_path / "other", timezone="UTC")
-        make_context(other)
+        Certificates(other)
         garbage = tmp_path / "garbage"
         garbage.write_text("nothing")
         cases = [
@@ -82,7 +83,7 @@ class TestGivenCertificate:
         for certificate, key, words in cases:
             settings = Settings(data_dir=tmp_path / "third", timezone="UTC", ftp_tls_cert=certificate, ftp_tls_key=key)
             with pytest.raises(StartupError, match=words):
-                make_context(settings)
+                Certificates(settings)
 
 
 @pytest.mark.e2e

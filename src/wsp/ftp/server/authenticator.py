@@ -14,9 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from wsp.database import Database, utc_now
 from wsp.ftp.admission import Policy, Reason, denial
 from wsp.ftp.credentials import find_credential, is_secret, needs_note, note_use
-from wsp.ftp.jail import FOLDER_MODE, Jail
+from wsp.ftp.jail import Jail
 from wsp.ftp.logins import INCOMING, Login, find_anonymous, find_domain, find_login, narrowed, replace_password_hash
 from wsp.ftp.models import Credential
+from wsp.ftp.ownership import Owner
 from wsp.ftp.server.domains import DomainJails
 from wsp.ftp.server.scorer import Scorer
 from wsp.ftp.server.verified import VerifiedPasswords
@@ -99,11 +100,15 @@ class Authenticator:
     So nobody whose password is known, and no anonymous guest, waits behind the hashes of a storm. Thread-safe.
     """
 
-    def __init__(self, database: Database, files_root: Path, policy: Policy, scorer: Scorer) -> None:
+    def __init__(
+        self, database: Database, files_root: Path, policy: Policy, scorer: Scorer, owner: Owner | None = None
+    ) -> None:
+        """`owner` is whom files and folders are given to that are made."""
         self._database = database
         self._files_root = files_root
         self._policy = policy
         self._scorer = scorer
+        self._owner = owner
         self._verified = VerifiedPasswords()
 
     def look_up(self, attempt: Attempt) -> Granted | Refused | Unverified:
@@ -212,15 +217,15 @@ class Authenticator:
         return Granted(login, jail)
 
     def _open(self, login: Login) -> Jail:
-        root, path = open_home(self._files_root, login.home_dir), os.fspath(home_path(self._files_root, login.home_dir))
-        home = Jail(root, path)
+        root = open_home(self._files_root, login.home_dir, self._owner)
+        home = Jail(root, os.fspath(home_path(self._files_root, login.home_dir)), owner=self._owner)
         if login.anonymous and not login.read_only:
-            _make_incoming(root, login.username)
+            _make_incoming(home, login.username)
         if login.folder == "/":
             return home
         try:
             _make_folder(home, login.folder)
-            return Jail(os.dup(root), path, login.folder)
+            return home.narrowed(login.folder)
         finally:
             home.close()
 
@@ -250,10 +255,10 @@ def _guarded(step: Callable[[], T]) -> T | Refused:
         return Refused(UNAVAILABLE, "The server failed.")
 
 
-def _make_incoming(home: int, username: str) -> None:
+def _make_incoming(home: Jail, username: str) -> None:
     try:
         with suppress(FileExistsError):
-            os.mkdir(INCOMING, FOLDER_MODE, dir_fd=home)
+            home.mkdir(f"/{INCOMING}")
     except OSError as error:
         logger.warning("%s cannot upload, the folder cannot be made: %s", username, error)
 

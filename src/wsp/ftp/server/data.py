@@ -8,18 +8,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from OpenSSL import SSL
 from pyftpdlib.exceptions import _FileReadWriteError, _RetryError
-from pyftpdlib.handlers.ftp.data import DTPHandler
-from pyftpdlib.handlers.ftps.data import TLS_DTPHandler
 from pyftpdlib.ioloop import _ERRNOS_DISCONNECTED, _ERRNOS_RETRY, timer
 
 from wsp.ftp.permissions import NotAllowed
-from wsp.ftp.server.quiet import QuietConnection
+from wsp.ftp.server.sending import SendingChannel
 from wsp.ftp.server.upload import Upload, failure_reply
 
-RECEIVE_BYTES = 256 * 1024
-SEND_BYTES = 1024 * 1024  # what one sendfile(2) may take; the socket's buffer is the real limit
+RECEIVE_BYTES = 512 * 1024
 DRAIN_SECONDS = 5.0  # how long a refused upload is read on, so that the client gets to read why
 DRAIN_BYTES = 256 * 2**20
 
@@ -37,13 +33,13 @@ FAILED = "451 The server failed in the middle of the transfer."
 logger = logging.getLogger(__name__)
 
 
-class DataChannel(DTPHandler):
+class DataChannel(SendingChannel):
     """One transfer in clear text."""
 
-    ac_in_buffer_size = RECEIVE_BYTES
-    ac_out_buffer_size = SEND_BYTES
     # One buffer serves every transfer of the process: there is one loop, and what is read is written at once.
     _buffer = memoryview(bytearray(RECEIVE_BYTES))
+
+    fsync = False  # a setting of the server: uploads are on the disk before they are confirmed
 
     # pyftpdlib is untyped: these are its own.
     transfer_finished: bool
@@ -56,12 +52,11 @@ class DataChannel(DTPHandler):
         self._publishing = False
         self._last_chunk_at = timer()
         self._told_whole = False  # by TLS's own farewell
+        self._at_end = False  # of what the client sends
         self._draining = 0
         self.reason = ""
         """Why the transfer fails, when that is not what the client is told at its end."""
         self._reported = False
-        # The transfer belongs to who began it, whoever logs in on the control channel meanwhile.
-        self.login = cmd_channel.login
         super().__init__(sock, cmd_channel)
 
     def __repr__(self) -> str:
@@ -76,6 +71,11 @@ class DataChannel(DTPHandler):
         """pyftpdlib's holds one of which no byte has come yet for none, and drops it without a reply."""
         return self.is_transferring
 
+    @property
+    def is_protected(self) -> bool:
+        """Whether this goes over TLS."""
+        return False
+
     def readable(self) -> bool:
         if not self._initialized:
             # Data before its command: leave it in the socket, and do not ask again until the command is there.
@@ -83,13 +83,21 @@ class DataChannel(DTPHandler):
             return False
         return bool(self.receive)
 
+    def enable_receiving(self, type: str, cmd: str) -> None:
+        super().enable_receiving(type, cmd)
+        self.must_wait()
+
     def handle_read(self) -> None:
         try:
-            chunk = self._receive()
+            chunk = self._receive(self.budget(RECEIVE_BYTES))
         except _RetryError:
             return
-        if not chunk:
-            return
+        if chunk:
+            self._take(chunk)
+        if self._at_end:
+            self.handle_close()
+
+    def _take(self, chunk: Any) -> None:
         if self._draining:
             self._draining -= len(chunk)
             if self._draining <= 0:
@@ -101,13 +109,15 @@ class DataChannel(DTPHandler):
             self.file_obj.write(self._data_wrapper(bytes(chunk)) if self._data_wrapper is not None else chunk)
         except OSError as error:
             self._refuse_rest(error)
+        else:
+            self.pay(len(chunk))
 
     handle_read_event = handle_read  # as pyftpdlib does, to spare a call per event
 
-    def _receive(self) -> Any:
-        """Some bytes, valid until the next call; none when the channel has just ended."""
+    def _receive(self, most: int) -> Any:
+        """At most that many bytes, valid until the next call. Sets `_at_end` when no more will come."""
         try:
-            count = self.socket.recv_into(self._buffer)
+            count = self.socket.recv_into(self._buffer, most)
         except OSError as error:
             if error.errno in _ERRNOS_RETRY:
                 raise _RetryError from error
@@ -115,20 +125,8 @@ class DataChannel(DTPHandler):
                 raise
             self._broken = True
             count = 0
-        if not count:
-            self.handle_close()
+        self._at_end = not count
         return self._buffer[:count]
-
-    def recv(self, buffer_size: int) -> Any:
-        """What TLS reads through: it says whether the client ended the transfer, or something else did."""
-        try:
-            return super().recv(buffer_size)
-        except SSL.ZeroReturnError:
-            self._told_whole = True
-            raise
-        except SSL.SysCallError:
-            self._broken = True  # the connection ended without TLS's farewell: it may have been cut
-            raise
 
     def _refuse_rest(self, error: OSError) -> None:
         """Tell the client at once, then read on for a while: closing with unread data would reset the connection."""
@@ -157,7 +155,7 @@ class DataChannel(DTPHandler):
         of the data connection. So there is a pause, in proportion to the transfer, and the longest one when the end
         did not come right after the data. What a client sends in one piece does not wait.
         """
-        silence = timer() - self._last_chunk_at
+        silence = timer() - max(self._last_chunk_at, self._went_on_at)
         if silence > SILENCE_SECONDS:
             grace = MAX_GRACE_SECONDS
         elif self.tot_bytes_received > ONE_PIECE_BYTES:
@@ -167,7 +165,7 @@ class DataChannel(DTPHandler):
         if self._broken or self._told_whole or not grace:
             self._conclude()
         else:
-            self.del_channel()
+            self.halt()
             self.call_later(grace, self._conclude)
 
     def _conclude(self) -> None:
@@ -176,24 +174,24 @@ class DataChannel(DTPHandler):
         if self._broken or self.cmd_channel.peer_is_gone():
             self._resp = (ABORTED, logger.info)
             self.close()
-        elif self.file_obj.replaces and self.tot_bytes_received >= SLOW_PUBLISH_BYTES:
+        elif self.fsync or (self.file_obj.replaces and self.tot_bytes_received >= SLOW_PUBLISH_BYTES):
             self._publish_on_thread(self.file_obj)
         else:
             super().handle_close()
 
     def _publish_on_thread(self, upload: Upload) -> None:
-        self.del_channel()
+        self.halt()
 
         def publish() -> Callable[[], None]:
             failure: OSError | None = None
             try:
                 self._write_held_back(upload)
-                upload.publish()
+                upload.publish(durable=self.fsync)
             except OSError as error:
                 failure = error
             return lambda: self._published(upload, failure)
 
-        self._publishing = self.cmd_channel.server.copies.submit(publish)
+        self._publishing = self.cmd_channel.server.publishes.submit(publish)
         if not self._publishing:
             super().handle_close()
 
@@ -270,7 +268,7 @@ class DataChannel(DTPHandler):
         try:
             if self.transfer_finished:
                 self._write_held_back(upload)
-                upload.publish()
+                upload.publish(durable=self.fsync)
             else:
                 upload.keep()
         except OSError as error:
@@ -291,55 +289,3 @@ class DataChannel(DTPHandler):
 
     def _user(self) -> str:
         return self.login.username if self.login is not None else "nobody"
-
-
-class TlsDataChannel(TLS_DTPHandler, DataChannel):
-    """One transfer, over TLS when the client asked for it (PROT P)."""
-
-    socket: Any  # pyftpdlib is untyped
-
-    def __repr__(self) -> str:
-        return DataChannel.__repr__(self)
-
-    def secure_connection(self, ssl_context: SSL.Context) -> None:
-        self._ssl_requested = self._ssl_accepting = True
-        self.socket = QuietConnection(ssl_context, self.socket)
-
-    def _receive(self) -> Any:
-        if not self._ssl_requested:
-            return super()._receive()
-        # The mixin's recv() turns what OpenSSL says into a closed channel, or into "try again".
-        return self.recv(self.ac_in_buffer_size)
-
-    def recv(self, buffer_size: int) -> Any:
-        try:
-            return super().recv(buffer_size)
-        except SSL.Error as error:
-            logger.info("TLS broke on a data channel: %s", error)
-            self._broken = True
-            self.handle_close()
-            return b""
-
-    def handle_error(self) -> None:
-        self._error = True  # no TLS farewell on a connection that failed
-        DataChannel.handle_error(self)
-
-    def handle_timeout(self) -> None:
-        # A client that takes no data takes no farewell either: waiting for that to leave would be waiting for ever.
-        self._error = self.get_transmitted_bytes() <= self._lastdata
-        super().handle_timeout()
-
-    def handle_failed_ssl_handshake(self) -> None:
-        if self._initialized:
-            self._resp = ("522 The TLS handshake of the data connection failed.", logger.info)
-        self.close()
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        if self._ssl_accepting and self._initialized and not self._resp and not self.reason:
-            self._resp = (ABORTED, logger.info)
-        super().close()
-        if not self._closed and not (self._ssl_want_read or self._ssl_want_write):
-            self._error = True  # the farewell failed in a way that will raise no further event
-            super().close()

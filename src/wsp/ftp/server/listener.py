@@ -1,6 +1,5 @@
 """The listening socket, the sessions that came of it, and their orderly end."""
 
-import errno
 import logging
 import math
 import socket
@@ -10,38 +9,38 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from OpenSSL import SSL
 from pyftpdlib.servers import FTPServer
 
 from wsp.addresses import normal_address
 from wsp.database import utc_now
-from wsp.errors import StartupError
 from wsp.ftp.admission import Policy
 from wsp.ftp.guests import subject_of
 from wsp.ftp.logins import Login
+from wsp.ftp.server.acceptor import BACKLOG, PatientAcceptor, SecondDoor
 from wsp.ftp.server.authenticator import Attempt, Authenticator, Refused, could_be_account
 from wsp.ftp.server.bans import Bans
 from wsp.ftp.server.checksum import Checksums
-from wsp.ftp.server.data import TlsDataChannel
 from wsp.ftp.server.ledger import Ledger
 from wsp.ftp.server.leftovers import Leftovers
 from wsp.ftp.server.loop import Loop, Offload
+from wsp.ftp.server.pace import Paces
 from wsp.ftp.server.reporter import Reporter
 from wsp.ftp.server.seats import Seats
 from wsp.ftp.server.session import GOING_DOWN, OUT_OF_TIME, Session
 from wsp.ftp.server.shared import STATE_FOLDER
 from wsp.ftp.server.tally import unlink
+from wsp.ftp.server.tls import Certificates
+from wsp.ftp.server.tls_data import TlsDataChannel
 from wsp.settings import Settings
 
-BACKLOG = 1024
 LOGIN_THREADS = 4  # they wait for PostgreSQL most of the time; SQLite is all processor time, and one is faster
 HASH_THREADS = 2
 LOGINS_WAITING = 512
 COPY_THREADS = 4
 COPIES_WAITING = 32
+PUBLISH_THREADS = 4
 DIGEST_THREADS = 2
 DIGESTS_WAITING = 64
-NO_DESCRIPTORS_SECONDS = 0.5  # how long nobody is let in when the process has no descriptor left
 LATE_POLL_SECONDS = 1.0
 SESSIONS_AT_ONCE = 200  # that learn of changes before others get their turn
 DRAIN_POLL_SECONDS = 0.05
@@ -51,31 +50,7 @@ TOO_MANY = "421 Too many sessions, try again later."
 TOO_MANY_FROM_THERE = "421 Too many sessions from your address, close one or try again later."
 LATE = "421 You did not log in in time."
 
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
 logger = logging.getLogger(__name__)
-
-
-def listening_socket(host: str, port: int, *, shared: bool) -> socket.socket:
-    """A bound socket; `shared` lets other processes of this user bind the same port. Raises StartupError."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:
-        raise StartupError(f"WSP_FTP_HOST: {host} is not an address of this machine ({error.strerror})") from None
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if shared:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.bind(address)
-    except OSError as error:
-        sock.close()
-        if error.errno == errno.EADDRINUSE:
-            raise StartupError(f"the FTP port {port} on {host} is in use (WSP_FTP_PORT)") from None
-        raise StartupError(f"cannot listen for FTP on {host} port {port}: {error.strerror}") from None
-    return sock
 
 
 def banned_reply(until: datetime, now: datetime) -> str:
@@ -84,7 +59,7 @@ def banned_reply(until: datetime, now: datetime) -> str:
     return f"421 Too many failed logins from your address, try again in {minutes} minute{'s' * (minutes != 1)}."
 
 
-class Listener(FTPServer):
+class Listener(PatientAcceptor, FTPServer):
     """Accepts sessions and keeps the list of them."""
 
     max_cons = 0  # it would count data connections too; `max_sessions` counts sessions
@@ -94,28 +69,43 @@ class Listener(FTPServer):
         sock: socket.socket,
         loop: Loop,
         settings: Settings,
-        context: SSL.Context,
+        certificates: Certificates,
         authenticator: Authenticator,
         bans: Bans,
         seats: Seats,
         reporter: Reporter,
         look_again: Callable[[], None],
         ledger: Ledger,
+        paces: Paces,
+        *,
+        implicit: socket.socket | None = None,
     ) -> None:
+        """`sock` is the FTP port; `implicit` is the one where sessions speak TLS from the first byte."""
         first, last = settings.ftp_passive_ports
-        channel = type("Channel", (TlsDataChannel,), {"timeout": settings.ftp_idle_timeout})
+        channel = type(
+            "ConfiguredChannel",
+            (TlsDataChannel,),
+            {
+                "timeout": settings.ftp_idle_timeout,
+                "requires_resumption": settings.ftp_require_tls_resumption,
+                "requires_farewell": settings.ftp_strict_tls,
+                "fsync": settings.ftp_fsync,
+            },
+        )
         session = type(
             "ConfiguredSession",
             (Session,),
             {
                 "dtp_handler": channel,
-                "ssl_context": context,
+                "implicit_tls_port": settings.ftp_implicit_tls_port,
+                "requires_tls": settings.ftp_require_tls,
                 "passive_ports": range(first, last + 1),
                 "masquerade_address": settings.ftp_masquerade_address,
                 "timeout": settings.ftp_idle_timeout,
             },
         )
         super().__init__(sock, session, ioloop=loop.io, backlog=BACKLOG)
+        self.certificates = certificates
         self.authenticator = authenticator
         self.reporter = reporter
         self.looks = 0
@@ -126,6 +116,7 @@ class Listener(FTPServer):
         self.policy = Policy.of(settings)
         self.commands_before_login = settings.ftp_commands_before_login
         self.ledger = ledger
+        self.paces = paces
         self.sessions: set[Session] = set()
         self.newcomers: dict[Session, float] = {}
         """Those who are not logged in, and until when (`time.monotonic()`) they have time for it; in that order."""
@@ -133,6 +124,8 @@ class Listener(FTPServer):
         self.logins = Offload(loop, name="ftp-login", threads=threads, waiting=LOGINS_WAITING)
         self.hashes = Offload(loop, name="ftp-hash", threads=HASH_THREADS, waiting=LOGINS_WAITING)
         self.copies = Offload(loop, name="ftp-copy", threads=COPY_THREADS, waiting=COPIES_WAITING)
+        # Every session may wait here: on the loop, a disk would hold up all others.
+        self.publishes = Offload(loop, name="ftp-publish", threads=PUBLISH_THREADS, waiting=settings.ftp_max_sessions)
         self.digests = Offload(loop, name="ftp-digest", threads=DIGEST_THREADS, waiting=DIGESTS_WAITING)
         self.checksums = Checksums(loop, settings.ftp_upload_checksum)
         self.leftovers = Leftovers(
@@ -148,21 +141,9 @@ class Listener(FTPServer):
         self._per_address = settings.ftp_max_sessions_per_address
         self._stopping = False
         self._turn_out_the_late()
-
-    def handle_accept(self) -> None:
-        try:
-            super().handle_accept()
-        except OSError as error:
-            if error.errno not in _EXHAUSTED:
-                raise
-            # The connection stays in the backlog and would be reported without end.
-            logger.error("no new sessions for a moment: %s", error.strerror)
-            self.del_channel()
-            self.ioloop.call_later(NO_DESCRIPTORS_SECONDS, self._accept_again)
-
-    def _accept_again(self) -> None:
-        if not self._closed:
-            self.add_channel()
+        self._doors: list[PatientAcceptor] = [self]
+        if implicit is not None:
+            self._doors.append(SecondDoor(implicit, loop, self.handle_accepted))
 
     def handle_accepted(self, sock: socket.socket, addr: Any) -> None:
         if self._stopping:
@@ -246,10 +227,6 @@ class Listener(FTPServer):
         if not self._closed:
             self.ioloop.call_later(LATE_POLL_SECONDS, self._turn_out_the_late)
 
-    def handle_error(self) -> None:
-        # pyftpdlib's closes the listening socket: one bad connection would end the service.
-        logger.exception("a connection could not be accepted")
-
     # What accounts become
 
     def accounts_in_use(self) -> set[str]:
@@ -279,20 +256,13 @@ class Listener(FTPServer):
             return
         self._stopping = True
         logger.info("stopping, %d sessions", len(self.sessions))
-        self._empty_backlog()
-        self.close()
+        for door in self._doors:
+            _empty_backlog(door.socket)
+            door.close()
         for session in list(self.sessions):
             session.leave()
         self.ioloop.call_later(self._drain_seconds, self._cut)
         self._end_when_empty()
-
-    def _empty_backlog(self) -> None:
-        while True:
-            try:
-                sock, _ = self.socket.accept()
-            except OSError:
-                return
-            _turn_away(sock, GOING_DOWN)
 
     def _end_when_empty(self) -> None:
         if self.sessions:
@@ -305,6 +275,15 @@ class Listener(FTPServer):
             session.cut(OUT_OF_TIME)
             session.close()
         self._loop.stop()
+
+
+def _empty_backlog(listening: socket.socket) -> None:
+    while True:
+        try:
+            sock, _ = listening.accept()
+        except OSError:
+            return
+        _turn_away(sock, GOING_DOWN)
 
 
 def _turn_away(sock: socket.socket, reply: str) -> None:

@@ -1,4 +1,4 @@
-"""Who is on the other side: USER, PASS, TLS. A login is checked off the loop, and the session waits meanwhile."""
+"""Who is on the other side: USER, PASS, TLS (RFC 4217). Logins are checked off the loop; sessions wait for it."""
 
 import logging
 import socket
@@ -24,6 +24,8 @@ FAILED_LOGIN_SECONDS = 1.0  # what a wrong password costs the client, or a multi
 NO_LEDGER = "421 What this account uses cannot be kept right now, try again later."
 BUSY = "421 Too many logins are waiting to be checked, try again shortly."
 TOO_MANY_OF_ACCOUNT = "421 This account has too many sessions, close one or try again later."
+NOT_IN_CLEAR = "530 No login in clear text here: {how}."
+PROTECT_DATA = "534 Data connections have to be protected here (PROT P)."  # RFC 2228: refused for policy reasons
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +39,19 @@ class LoginChannel(HostCommand):
     fs: JailedFilesystem | None
     seat: int
 
+    # Settings of the server.
+    implicit_tls_port: int | None = None
+    requires_tls = False
+
     def __init__(self, conn: socket.socket, server: Any, ioloop: Any = None) -> None:
         self.login: Login | None = None
         self._pbsz = self._prot = False
         self._looks = 0
         self._second, self._commands = 0.0, 0  # how many commands came before the login, in the present second
+        # Whether this came in on the port that speaks TLS from the first byte.
+        self.is_implicit = self.implicit_tls_port is not None and _local_port(conn) == self.implicit_tls_port
         super().__init__(conn, server, ioloop)
+        self.ssl_context = server.certificates.context()
 
     @property
     def _files(self) -> JailedFilesystem:
@@ -51,6 +60,13 @@ class LoginChannel(HostCommand):
         return self.fs
 
     # Logging in
+
+    def ftp_USER(self, line: str) -> None:
+        if self.requires_tls and not self._ssl_established:
+            # Before the client sends its password, which is all that this can save.
+            self.respond(NOT_IN_CLEAR.format(how=how_to_use_tls(self.implicit_tls_port)))
+            return
+        super().ftp_USER(line)
 
     def ftp_PASS(self, line: str) -> None:
         if self.authenticated:
@@ -194,7 +210,7 @@ class LoginChannel(HostCommand):
     def ftp_REIN(self, line: str) -> None:
         super().ftp_REIN(line)
         self.host = ""  # RFC 7151, 3.3
-        self._pbsz = self._prot = False
+        self._pbsz = self._prot = self.is_implicit
 
     # Before the login
 
@@ -223,6 +239,22 @@ class LoginChannel(HostCommand):
 
     # TLS
 
+    @classmethod
+    def get_ssl_context(cls) -> None:
+        """pyftpdlib would have one for the whole class; here each session has its own from the certificates of now."""
+
+    def handle(self) -> None:
+        if self.is_implicit and not self._ssl_established:
+            self.secure_connection(self.ssl_context)
+        else:
+            super().handle()
+
+    def handle_ssl_established(self) -> None:
+        if self.is_implicit:
+            # Nobody who speaks implicit TLS expects clear data connections; many send PBSZ and PROT all the same.
+            self._pbsz = self._prot = True
+            self.handle()
+
     def ftp_AUTH(self, line: str) -> None:
         # What came behind AUTH in clear text may be somebody else's: it must not run inside TLS (CVE-2011-1575).
         self._forget_input()
@@ -230,6 +262,30 @@ class LoginChannel(HostCommand):
             self.flush_account()
         super().ftp_AUTH(line)
 
+    @property
+    def must_protect_data(self) -> bool:
+        """Whether the server or the account allows no data connection without TLS."""
+        return self.requires_tls or (self.login is not None and self.login.require_tls)
+
+    def ftp_PROT(self, line: str) -> None:
+        if line.upper() == "C" and self.must_protect_data:
+            self.respond(PROTECT_DATA)
+            return
+        super().ftp_PROT(line)
+
     def handle_failed_ssl_handshake(self) -> None:
         logger.info("TLS handshake failed: %s", self.remote_ip)
         self.close()
+
+
+def how_to_use_tls(implicit_tls_port: int | None) -> str:
+    """What a client has to do, in words that its user understands."""
+    explicit = "use explicit FTPS (AUTH TLS)"
+    return explicit if implicit_tls_port is None else f"{explicit}, or implicit FTPS on port {implicit_tls_port}"
+
+
+def _local_port(conn: socket.socket) -> int | None:
+    try:
+        return int(conn.getsockname()[1])
+    except OSError:
+        return None

@@ -16,6 +16,7 @@ from OpenSSL import SSL
 from OpenSSL.SSL import _ffi, _lib  # type: ignore[attr-defined]
 
 PEEK_BYTES = 16 * 1024
+RECORD_BYTES = 2**14  # the longest record (RFC 8446, 5.1), and what OpenSSL hands out at once
 
 
 class QuietConnection(SSL.Connection):
@@ -61,6 +62,24 @@ class QuietConnection(SSL.Connection):
         """Send data, after what was held back."""
         self._release()
         return super().send(buf, flags)
+
+    def fill(self, buffer: memoryview, most: int) -> tuple[int, SSL.Error | None]:
+        """Receive up to `most` bytes: how many there were, and why not more; None when there may be more.
+
+        pyOpenSSL's own way in allocates a buffer for each record, and copies it. While `most` is what the buffer
+        holds, whole records are taken: nothing stays behind in OpenSSL that no event would tell of.
+        """
+        filled = 0
+        with _ffi.from_buffer(buffer, require_writable=True) as data:
+            while filled < most and filled + RECORD_BYTES <= len(buffer):
+                received = _lib.SSL_read(self._ssl, data + filled, min(RECORD_BYTES, most - filled))
+                if received <= 0:
+                    try:
+                        self._raise_ssl_error(self._ssl, received)
+                    except SSL.Error as reason:
+                        return filled, reason
+                filled += received
+        return filled, None
 
     def shutdown(self) -> bool:
         """Send the farewell, after what was held back."""

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,18 +20,22 @@ from wsp.database import Database
 from wsp.errors import StartupError
 from wsp.ftp.admission import Policy
 from wsp.ftp.guests import BanRules
+from wsp.ftp.ownership import find_owner
+from wsp.ftp.server.acceptor import listening_socket
 from wsp.ftp.server.authenticator import Authenticator
 from wsp.ftp.server.bans import Bans
+from wsp.ftp.server.certificate_watch import CertificateWatch
 from wsp.ftp.server.follower import Follower
 from wsp.ftp.server.ledger import Ledger
-from wsp.ftp.server.listener import Listener, listening_socket
+from wsp.ftp.server.listener import Listener
 from wsp.ftp.server.loop import Loop
+from wsp.ftp.server.pace import Paces
 from wsp.ftp.server.recount import Recounter
 from wsp.ftp.server.reporter import Reporter
 from wsp.ftp.server.scorer import Scorer
 from wsp.ftp.server.seats import Seats
 from wsp.ftp.server.shared import STATE_FOLDER, WorkerNumber
-from wsp.ftp.server.tls import make_context
+from wsp.ftp.server.tls import Certificates
 from wsp.ftp.server.usage_reporter import UsageReporter
 from wsp.ftp.server.xferlog import Xferlog
 from wsp.heartbeat import Heartbeat
@@ -54,17 +58,21 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
     # pyftpdlib's own lines are written at INFO and DEBUG, with what clients type in them.
     logging.getLogger("pyftpdlib").setLevel(logging.WARNING)
     _raise_descriptor_limit()
-    context = make_context(settings)
+    certificates = Certificates(settings)
+    owner = find_owner(settings.ftp_file_owner)
     make_files_root(settings.files)
-    with _claimed_port(settings) as sock:
+    with _claimed_ports(settings) as (sock, implicit), closing(_paces(settings)) as paces:
+        if settings.ftp_umask is not None:
+            os.umask(int(settings.ftp_umask, 8))
         worker, seats = _seats(settings)
         database = Database(settings.database)
         loop = Loop()
+        watch = CertificateWatch(certificates)
         try:
             bans = Bans(settings.ftp_ban_exempt)
             rules = BanRules(settings.ftp_ban_failures, settings.ftp_ban_seconds)
             scorer = Scorer(database, bans, rules, lambda: loop.call(listener.turn_out_the_banned))
-            authenticator = Authenticator(database, settings.files, Policy.of(settings), scorer)
+            authenticator = Authenticator(database, settings.files, Policy.of(settings), scorer, owner)
             service_id = uuid4().hex
             xferlog = Xferlog(settings.ftp_xferlog, settings.zone) if settings.ftp_xferlog is not None else None
             reporter = Reporter(database, loop, service_id, keep_days=settings.ftp_keep_transfers_days, xferlog=xferlog)
@@ -73,13 +81,15 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
                 sock,
                 loop,
                 settings,
-                context,
+                certificates,
                 authenticator,
                 bans,
                 seats,
                 reporter,
                 lambda: accounts.look_again(),
                 usage.ledger,
+                paces,
+                implicit=implicit,
             )
             accounts = Follower(database, loop, service_id, listener, bans)
             heartbeat = Heartbeat(
@@ -97,7 +107,12 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
                     drain.start()
                 listener.stop()
 
-            loop.catch_signals(stop, on_hangup=accounts.look_again)
+            def hang_up() -> None:
+                watch.look_now()
+                accounts.look_again()
+
+            loop.catch_signals(stop, on_hangup=hang_up)
+            watch.start()
             try:
                 heartbeat.start()
                 accounts.start()
@@ -107,7 +122,8 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
             scorer.start()
             reporter.start()
             usage.start()
-            logger.info("FTP is served on %s port %d", settings.ftp_host, settings.ftp_port)
+            ports = " and ".join(str(port) for port in _ports(settings).values())
+            logger.info("FTP is served on %s port %s", settings.ftp_host, ports)
             loop.run()
             # The database may be away: neither the last report nor the heartbeat's last word is waited for for long.
             sign_off.start()
@@ -118,6 +134,7 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
             reporter.stop(LAST_WORD_SECONDS)
             sign_off.join(LAST_WORD_SECONDS)
         finally:
+            watch.stop()
             loop.close()
             database.close()
             seats.close()
@@ -169,11 +186,11 @@ class _Usage:
 
 
 @contextmanager
-def _claimed_port(settings: Settings) -> Iterator[socket.socket]:
-    """The listening socket, shared with the other workers of this server and with nobody else.
+def _claimed_ports(settings: Settings) -> Iterator[tuple[socket.socket, socket.socket | None]]:
+    """The listening sockets, shared with the other workers of this server and with nobody else: FTP, and implicit TLS.
 
     SO_REUSEPORT alone would let a second server on the same port take half of the clients, unnoticed. So the first
-    worker, which finds nobody holding `ftp.lock`, first binds the port for itself.
+    worker, which finds nobody holding `ftp.lock`, first binds each port for itself.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     starting = _open_lock(settings.data_dir / "ftp-start.lock")
@@ -181,15 +198,37 @@ def _claimed_port(settings: Settings) -> Iterator[socket.socket]:
     try:
         fcntl.flock(starting, fcntl.LOCK_EX)
         if _is_alone(held):
-            listening_socket(settings.ftp_host, settings.ftp_port, shared=False).close()
+            for setting, port in _ports(settings).items():
+                listening_socket(settings.ftp_host, port, shared=False, setting=setting).close()
         fcntl.flock(held, fcntl.LOCK_SH)
-        with listening_socket(settings.ftp_host, settings.ftp_port, shared=True) as sock:
-            sock.listen()
+        with ExitStack() as stack:
+            sockets = []
+            for setting, port in _ports(settings).items():
+                sockets.append(listening_socket(settings.ftp_host, port, shared=True, setting=setting))
+                stack.enter_context(sockets[-1]).listen()
             fcntl.flock(starting, fcntl.LOCK_UN)
-            yield sock
+            yield sockets[0], sockets[1] if len(sockets) > 1 else None
     finally:
         os.close(starting)
         os.close(held)
+
+
+def _paces(settings: Settings) -> Paces:
+    folder = settings.data_dir / STATE_FOLDER
+    try:
+        return Paces(folder)
+    except OSError as error:
+        raise StartupError(
+            f"WSP_DATA_DIR: cannot keep what FTP processes share in {folder} ({error.strerror})"
+        ) from None
+
+
+def _ports(settings: Settings) -> dict[str, int]:
+    """What to listen on, by setting: the FTP port first."""
+    ports = {"WSP_FTP_PORT": settings.ftp_port}
+    if settings.ftp_implicit_tls_port is not None:
+        ports["WSP_FTP_IMPLICIT_TLS_PORT"] = settings.ftp_implicit_tls_port
+    return ports
 
 
 def _open_lock(path: Path) -> int:

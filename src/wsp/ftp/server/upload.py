@@ -168,8 +168,10 @@ class Upload:
         """Replace no file, be it one that comes while this is on its way."""
         self._adds_only = True
 
-    def publish(self) -> None:
+    def publish(self, *, durable: bool = False) -> None:
         """Put the file under its name. Raises OSError; then the old file is still there and this one is gone.
+
+        `durable`: it is there after a power failure too. That waits for the disk: a thread's work.
 
         FileExistsError: this one only adds, and the name was taken meanwhile.
 
@@ -178,6 +180,8 @@ class Upload:
         """
         folder, target = self._place
         try:
+            if durable:
+                os.fsync(self._fd)
             if self._checksum is not None:
                 self._checksum.end(self._fd, self.size)
             self._close_file()
@@ -193,6 +197,8 @@ class Upload:
             # An earlier interrupted upload of this file is of no use any more.
             with suppress(FileNotFoundError):
                 self._charge.tally.unlink(Place(folder, self._part))
+            if durable:
+                _sync_folder(folder)
         except OSError:
             self.discard()
             raise
@@ -256,11 +262,23 @@ class Upload:
         os.close(self._place.folder)
 
 
+def _sync_folder(folder: int) -> None:
+    try:
+        opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+    except PermissionError:
+        os.sync()  # a folder that may be written and not read cannot be opened for this
+        return
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
 def begin_upload(jail: Jail, tally: Tally, account: str, path: str) -> Upload:
     """A new upload of a whole file. Raises OSError, UploadRefused, NotAllowed."""
     place, old, may_replace = _take_place(jail, path)
     try:
-        upload = _new(place, tally, old, account, path)
+        upload = _new(jail, place, tally, old, account, path)
     except OSError:
         os.close(place.folder)
         raise
@@ -278,13 +296,14 @@ def resume_upload(
     from the file itself. Raises OSError, UploadRefused, NotAllowed.
     """
     place, old, may_replace = _take_place(jail, path)
-    upload = _resume(place, tally, old, account, path, offset, now=now, keep_seconds=keep_seconds)
+    upload = _resume(jail, place, tally, old, account, path, offset, now=now, keep_seconds=keep_seconds)
     if not may_replace:
         upload.add_only()
     return upload
 
 
 def _resume(
+    jail: Jail,
     place: Place,
     tally: Tally,
     old: os.stat_result | None,
@@ -310,7 +329,7 @@ def _resume(
         size = old.st_size if old is not None else 0
         if offset is not None and offset > size:
             raise UploadRefused(f"554 Cannot resume at {offset} bytes: the file has {size}.")
-        return _continue_file(place, tally, old, account, path, size if offset is None else offset)
+        return _continue_file(jail, place, tally, old, account, path, size if offset is None else offset)
     except (OSError, UploadRefused):
         os.close(place.folder)
         raise
@@ -403,7 +422,7 @@ def _take_place(jail: Jail, path: str) -> tuple[Place, os.stat_result | None, bo
         raise
 
 
-def _new(place: Place, tally: Tally, old: os.stat_result | None, account: str, path: str) -> Upload:
+def _new(jail: Jail, place: Place, tally: Tally, old: os.stat_result | None, account: str, path: str) -> Upload:
     part = _part_name(account, place.name)
     temporary = _temporary_name(part, tally.temporary_token())
     opened = os.open(temporary, _CREATE, NEW_FILE_MODE, dir_fd=place.folder)
@@ -412,6 +431,8 @@ def _new(place: Place, tally: Tally, old: os.stat_result | None, account: str, p
         os.fchmod(opened, old.st_mode & PERMISSION_BITS)
         with suppress(OSError):
             os.fchown(opened, old.st_uid, old.st_gid)
+    else:
+        jail.give(opened)
     upload = Upload(place, temporary, part, opened, path, tally.charge(place.folder, credit=_size(old)))
     upload.replaces = old is not None
     return upload
@@ -454,13 +475,13 @@ def _resume_part(
 
 
 def _continue_file(
-    place: Place, tally: Tally, old: os.stat_result | None, account: str, path: str, start: int
+    jail: Jail, place: Place, tally: Tally, old: os.stat_result | None, account: str, path: str, start: int
 ) -> Upload:
     source = -1
     if start:
         source = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.folder)
     try:
-        upload = _new(place, tally, old, account, path)
+        upload = _new(jail, place, tally, old, account, path)
     except OSError:
         if source >= 0:
             os.close(source)

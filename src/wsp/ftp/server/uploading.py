@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 from wsp.ftp.server.control import sentence_of
-from wsp.ftp.server.data import TlsDataChannel
 from wsp.ftp.server.ledger import QuotaExceeded
 from wsp.ftp.server.login import LoginChannel
+from wsp.ftp.server.tls_data import TlsDataChannel
 from wsp.ftp.server.upload import Upload, UploadRefused, failure_reply
 from wsp.settings import MEBIBYTE
 
