@@ -35,6 +35,14 @@ AREAS: dict[str, tuple[str, Any]] = {
     "POST /api/v1/ftp/{id}/check": ("ftp", {"address": "192.0.2.1", "tls": True}),
     "GET /api/v1/ftp/bans": ("ftp", None),
     "DELETE /api/v1/ftp/bans/{address}": ("ftp", None),
+    "GET /api/v1/ftp/{id}/credentials": ("ftp", None),
+    "POST /api/v1/ftp/{id}/credentials": ("ftp", {"folder": "/site"}),
+    "DELETE /api/v1/ftp/{id}/credentials/{credential_id}": ("ftp", None),
+    "GET /api/v1/ftp/{id}/releases": ("ftp", None),
+    "DELETE /api/v1/ftp/{id}/releases": ("ftp", None),
+    "POST /api/v1/ftp/{id}/publish": ("ftp", {"folder": "/site"}),
+    "POST /api/v1/ftp/{id}/rollback": ("ftp", {"folder": "/site"}),
+    "DELETE /api/v1/ftp/{id}/staging": ("ftp", None),
     "GET /api/v1/cronjobs/": ("cron", None),
     "POST /api/v1/cronjobs/": ("cron", JOB),
     "GET /api/v1/cronjobs/{id}": ("cron", None),
@@ -56,6 +64,9 @@ AREAS: dict[str, tuple[str, Any]] = {
     "GET /api/v1/auth/me": ("", None),
 }
 
+# What has to name the folder of an account in its query.
+OF_A_FOLDER = ("/releases", "/staging")
+
 # What belongs to no owner, and is for admins.
 ADMINS_ONLY = ("GET /api/v1/ftp/bans", "DELETE /api/v1/ftp/bans/{address}")
 
@@ -63,6 +74,7 @@ ADMINS_ONLY = ("GET /api/v1/ftp/bans", "DELETE /api/v1/ftp/bans/{address}")
 def paths_of(owner: Any) -> dict[str, str]:
     """The things of an owner, made over the API, as values for the parameters of each path."""
     account = owner("POST", "/ftp/", FTP).json()["username"]
+    credential = owner("POST", f"/ftp/{account}/credentials", {}).json()["credential"]["id"]
     job = owner("POST", "/cronjobs/", JOB).json()["id"]
     key = owner("POST", f"/users/{owner.username}/api-keys", {"name": "x"}).json()["key"]["id"]
     domain = f"{owner.username}.example"
@@ -71,6 +83,7 @@ def paths_of(owner: Any) -> dict[str, str]:
     delivery = owner("POST", f"/webhooks/{webhook}/test").json()["id"]
     return {
         "ftp": account,
+        "credential_id": credential,
         "cronjobs": str(job),
         "users": key,
         "webhooks": webhook,
@@ -85,8 +98,10 @@ def fill(operation: str, things: dict[str, str]) -> tuple[str, str]:
     method, template = operation.split(" ")
     area = template.split("/")[3]
     path = template.removeprefix("/api/v1")
-    for name in ("domain", "username", "delivery"):
+    for name in ("domain", "username", "delivery", "credential_id"):
         path = path.replace(f"{{{name}}}", things[name])
+    if path.endswith(OF_A_FOLDER):
+        path += "?folder=/site"
     return method, path.replace("{address}", "192.0.2.1").replace("{id}", things.get(area, ""))
 
 
@@ -163,4 +178,6 @@ class TestEveryOperation:
         for operation in AREAS:
             method, path = fill(operation, things)
             if method == "GET":
-                assert (operation, admin(method, path).status_code) == (operation, 200)
+                # The account has no files yet: it was never used.
+                expected = 409 if "?folder=" in path else 200
+                assert (operation, admin(method, path).status_code) == (operation, expected)

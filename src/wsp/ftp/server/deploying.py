@@ -13,8 +13,8 @@ from wsp.ftp.releases import RELEASE_ID, Releases
 from wsp.ftp.server.hashing import HashCommands
 from wsp.ftp.server.ledger import QuotaExceeded
 from wsp.ftp.server.tally import Tally
-from wsp.ftp.server.upload import failure_reply
 from wsp.ftp.server.uploading import COUNT_POLL_SECONDS, COUNT_WAIT_SECONDS, NOT_COUNTED
+from wsp.settings import MEBIBYTE
 
 DEPLOY_PERMISSIONS = "wdf"  # store, remove, rename: a deploy does all of them to everything in the folder
 NAME_IT = "501 Name the folder, as in SITE {command} public_html."
@@ -222,7 +222,10 @@ class DeployCommands(HashCommands):
             try:
                 return work(releases)
             except QuotaExceeded as error:
-                reply = failure_reply(error)
+                reply = (
+                    f"552 Quota exceeded: {error.used / MEBIBYTE:.1f} of {error.limit // MEBIBYTE} MB are used, "
+                    "and a copy needs more than is left. SITE STAGE with EMPTY makes none."
+                )
                 return lambda: self.respond(reply)
             finally:
                 _count_again(tally, releases)

@@ -49,7 +49,7 @@ def failure_reply(error: OSError) -> str:
     if isinstance(error, QuotaExceeded):
         return (
             f"552 Quota exceeded: {error.used / MEBIBYTE:.1f} of {error.limit // MEBIBYTE} MB are used, "
-            "and this needs more than is left."
+            "and this upload needs more than is left."
         )
     if error.errno == errno.EEXIST:  # only what may not replace a file finds one in its way
         return TAKEN
