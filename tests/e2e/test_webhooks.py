@@ -1,5 +1,7 @@
 """Webhooks of a whole server: told of what happens, and of everything when a process is killed meanwhile."""
 
+import ftplib
+import io
 import json
 import os
 import signal
@@ -23,6 +25,8 @@ class Target(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.bodies: list[dict[str, Any]] = []
         self.answered: list[dict[str, Any]] = []
+        self.on_event: Callable[[dict[str, Any]], object] = lambda body: None
+        self.seen: list[object] = []
         self.hangs = threading.Event()
         self.closing = threading.Event()
 
@@ -40,6 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
+        self.server.seen.append(self.server.on_event(body))
         if self.server.hangs.is_set():
             self.server.closing.wait(60)
             return
@@ -69,8 +74,8 @@ def server(start_server: Callable[..., Any]) -> Any:
     return start_server(WSP_WEBHOOK_ALLOW_PRIVATE="true")
 
 
-def tell(server: Any, target: Target) -> str:
-    status, webhook = server.call("POST", "/webhooks", {"url": target.url, "events": ["*"]})
+def tell(server: Any, target: Target, *events: str) -> str:
+    status, webhook = server.call("POST", "/webhooks", {"url": target.url, "events": events or ["*"]})
     assert status == 201
     return str(webhook["id"])
 
@@ -91,6 +96,24 @@ class TestAServer:
         assert again["id"] != delivery["id"]
         wait_until(lambda: len(target.answered) == 2, "the event once more")
         assert target.answered[0] == target.answered[1]
+
+    def test_tells_of_uploads_and_of_refused_logins(self, server: Any, target: Target, wait_until: Any) -> None:
+        tell(server, target, "upload.*", "login.failed")
+        server.call("POST", "/ftp", {"username": "deploy", "password": "pw"})
+        uploaded = server.files / "home" / "admin" / "site.zip"
+        with ftplib.FTP() as ftp:
+            ftp.connect("127.0.0.1", server.ftp_port, timeout=30)
+            with pytest.raises(ftplib.error_perm):
+                ftp.login("admin_deploy", "wrong")
+            ftp.login("admin_deploy", "pw")
+            target.on_event = lambda body: (body["event"], uploaded.exists())
+            ftp.storbinary("STOR site.zip", io.BytesIO(b"content"))
+        wait_until(lambda: len(target.answered) == 2, "both events")
+        events = {body["event"]: body["data"] for body in target.answered}
+        assert events["login.failed"]["username"] == "admin_deploy"
+        assert (events["upload.completed"]["path"], events["upload.completed"]["bytes"]) == ("/site.zip", 7)
+        assert ("upload.completed", True) in target.seen  # it has its name by then
+        assert "pw" not in json.dumps(target.answered)
 
     def test_stops_in_time_while_a_target_hangs(self, server: Any, target: Target, wait_until: Any) -> None:
         target.hangs.set()
