@@ -33,6 +33,10 @@ AREAS: dict[str, tuple[str, Any]] = {
     "GET /api/v1/ftp/{domain}/anonymous": ("ftp", None),
     "PUT /api/v1/ftp/{domain}/anonymous": ("ftp", {"enabled": True}),
     "POST /api/v1/ftp/{id}/check": ("ftp", {"address": "192.0.2.1", "tls": True}),
+    "GET /api/v1/ftp/sessions": ("ftp", None),
+    "DELETE /api/v1/ftp/sessions/{id}": ("ftp", None),
+    "GET /api/v1/ftp/{id}/transfers": ("ftp", None),
+    "GET /api/v1/ftp/{id}/sessions/last": ("ftp", None),
     "GET /api/v1/ftp/bans": ("ftp", None),
     "DELETE /api/v1/ftp/bans/{address}": ("ftp", None),
     "GET /api/v1/ftp/{id}/credentials": ("ftp", None),
@@ -178,6 +182,6 @@ class TestEveryOperation:
         for operation in AREAS:
             method, path = fill(operation, things)
             if method == "GET":
-                # The account has no files yet: it was never used.
-                expected = 409 if "?folder=" in path else 200
+                # The account was never used: it has no files yet, and no last session.
+                expected = 409 if "?folder=" in path else 404 if path.endswith("/sessions/last") else 200
                 assert (operation, admin(method, path).status_code) == (operation, expected)
