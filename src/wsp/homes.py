@@ -38,12 +38,11 @@ def open_home(files_root: Path, home: str, owner: tuple[int, int] | None = None)
     """
     files_root.mkdir(parents=True, exist_ok=True)
     folder = os.open(files_root, _FOLDER)
-    steps = home.strip("/").split("/")
-    for step in steps:
+    for depth, step in enumerate(home.strip("/").split("/")):
         try:
             made = _make(step, folder)
             deeper = os.open(step, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
-            if made and owner is not None and step is not steps[0]:
+            if made and owner is not None and depth > 0:
                 os.chown(f"/proc/self/fd/{deeper}", *owner)
         finally:
             os.close(folder)
