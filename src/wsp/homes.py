@@ -37,11 +37,10 @@ def open_home(files_root: Path, home: str, owner: tuple[int, int] | None = None)
     when the home cannot be made, or when a step of it is not a folder (a link included).
     """
     folder, _ = _open_or_make(os.fspath(files_root), None)
-    steps = home.strip("/").split("/")
-    for step in steps:
+    for depth, step in enumerate(home.strip("/").split("/")):
         try:
             deeper, made = _open_or_make(step, folder)
-            if made and owner is not None and step is not steps[0]:
+            if made and owner is not None and depth > 0:
                 os.chown(f"/proc/self/fd/{deeper}", *owner)
         finally:
             os.close(folder)

@@ -6,14 +6,19 @@ import os
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any
 
+import psutil
 import pytest
+
+from .pairs import make_pair, name_of
 
 pytestmark = pytest.mark.e2e
 
+NAME = "ftp.example.com"
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
@@ -52,9 +57,14 @@ class ResumingClient(ftplib.FTP_TLS):
 
 
 @pytest.fixture(scope="module")
-def strict(new_shared_server: Callable[..., Any], free_port: Callable[[], int]) -> Any:
+def strict(
+    new_shared_server: Callable[..., Any], free_port: Callable[[], int], tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """A server that asks for all that can be asked for."""
+    names = tmp_path_factory.mktemp("names")
+    make_pair(names / f"{NAME}.crt", names / f"{NAME}.key", NAME)
     return new_shared_server(
+        WSP_FTP_TLS_SNI_DIR=str(names),
         WSP_FTP_REQUIRE_TLS="true",
         WSP_FTP_REQUIRE_TLS_RESUMPTION="true",
         WSP_FTP_IMPLICIT_TLS_PORT=str(free_port()),
@@ -78,10 +88,12 @@ def secure() -> Any:
             account: Any,
             version: ssl.TLSVersion | None = None,
             port: int | None = None,
+            name: str | None = None,
         ) -> ftplib.FTP_TLS:
             client = kind(context=client_context(version))
             stack.callback(client.close)
             client.connect("127.0.0.1", port or server.port, timeout=15)
+            client.host = name or client.host  # what it asks for with SNI
             client.login(account.username, account.password)
             if kind is not ImplicitClient:
                 client.prot_p()
@@ -203,6 +215,19 @@ class TestImplicitTls:
         assert server.log.strip() == f"the FTP port {port} on 127.0.0.1 is in use (WSP_FTP_IMPLICIT_TLS_PORT)"
 
 
+class TestHandshake:
+    @pytest.mark.parametrize("command", ["RETR f", "STOR f", "NLST"])
+    def test_that_does_not_come_costs_nothing(self, server: Any, secure: Any, put: Any, command: str) -> None:
+        client = secure(ftplib.FTP_TLS, server, server.account())
+        put(client, "f", b"x")
+        with socket.create_connection(client.makepasv(), timeout=15):
+            assert client.sendcmd(command).startswith(("125", "150"))
+            process = psutil.Process(server.processes[0].pid)
+            before = sum(process.cpu_times()[:2])
+            threading.Event().wait(1.0)  # nothing to wait for: this is the time that is measured
+            assert sum(process.cpu_times()[:2]) - before < 0.3
+
+
 class TestResumption:
     @pytest.mark.parametrize("version", VERSIONS)
     @pytest.mark.parametrize("required", [True, False])
@@ -211,10 +236,28 @@ class TestResumption:
     ) -> None:
         it = strict if required else server
         client = secure(ResumingClient, it, it.account(), version)
+        self.use(client)
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_works_with_a_certificate_that_was_chosen_by_name(
+        self, strict: Any, secure: Any, version: ssl.TLSVersion
+    ) -> None:
+        account = strict.account()
+        client = secure(ResumingClient, strict, account, version, name=NAME)
+        assert name_of(client.sock.getpeercert(binary_form=True)) == NAME
+        self.use(client)
+        thief = secure(ResumingClient, strict, account, version, name=NAME)
+        thief.context, thief.other = client.context, client
+        with pytest.raises(ftplib.error_perm, match="522 The data connection has to resume"):
+            thief.storbinary("STOR f", io.BytesIO(b"x"))
+
+    @staticmethod
+    def use(client: ftplib.FTP_TLS) -> None:
         client.voidcmd("TYPE I")
         for _ in range(3):
             with client.transfercmd("STOR f") as data:
                 data.sendall(b"x" * 100_000)
+                assert isinstance(data, ssl.SSLSocket)
                 assert data.session_reused
                 data.unwrap()
             client.voidresp()
@@ -245,7 +288,6 @@ class TestResumption:
         victim = secure(ResumingClient, strict, account, version)
         thief = secure(ResumingClient, strict, strict.account(), version)
         thief.context = victim.context  # Python resumes a session within its own context only
-        victim.other = thief.other = None
         thief.other = victim
         with pytest.raises(ftplib.error_perm, match="522 The data connection has to resume"):
             thief.storbinary("STOR f", io.BytesIO(b"x"))

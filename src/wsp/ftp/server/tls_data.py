@@ -44,10 +44,18 @@ class TlsDataChannel(TLS_DTPHandler, DataChannel):
         self._ssl_requested = self._ssl_accepting = True
         self.socket = QuietConnection(ssl_context, self.socket)
 
+    def modify_ioloop_events(self, events: int, logdebug: bool = False) -> None:
+        if self._ssl_accepting:
+            # It is the client's turn. A socket can be written to all the time: waiting for that would be no waiting.
+            events = self.ioloop.WRITE if self._ssl_want_write else self.ioloop.READ
+        super().modify_ioloop_events(events, logdebug)
+
     def handle_ssl_established(self) -> None:
         if self.requires_resumption and not is_resumed(self.socket):
             self._refuse(NOT_RESUMED)
-        elif self.producer_fifo:
+            return
+        self.modify_ioloop_events(self._wanted_io_events)
+        if self.producer_fifo:
             self.initiate_send()
 
     def _refuse(self, reply: str) -> None:
