@@ -16,6 +16,8 @@ PARALLEL ?= -n 2 --dist loadfile
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 
+BENCHMARKS ?= api ftp idle idle_sessions storm
+
 .PHONY: run install test check lint bench clean
 .DELETE_ON_ERROR:
 
@@ -37,7 +39,7 @@ lint: .venv/installed-dev
 	.venv/bin/lint-imports
 
 bench: .venv/installed-dev
-	@for file in benchmarks/*.py; do echo "== $$file"; $(PY) "$$file" || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(PY) -m benchmarks.$$name || exit 1; done
 
 clean:
 	rm -rf .venv build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

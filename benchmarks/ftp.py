@@ -1,12 +1,12 @@
 """FTP through wsp against vsftpd, pure-ftpd and proftpd from Debian, on the loopback, as ratios of one run.
 
-    python benchmarks/ftp.py                                everything (a quarter of an hour)
-    python benchmarks/ftp.py --only streams --size 128 --rounds 3
+    python -m benchmarks.ftp                                everything (a quarter of an hour)
+    python -m benchmarks.ftp --only streams --size 128 --rounds 3
 
 wsp runs as it does by default, with a quota and an xferlog on top. The servers take turns within each round, so that
 what else the machine does hits all of them; a ratio is the median over the rounds of wsp's rate divided by the best
-peer's. Streams are timed from the command to the last reply, by curl: the login is not in them. Files lie in memory where there
-is /dev/shm. Needs root, curl, lftp, openssl, and what `peers.py` says.
+peer's. Streams are timed from the command to the last reply, by curl: the login is not in them. Files lie in memory
+where there is /dev/shm. Needs root, curl, lftp, openssl, and what `peers.py` says.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from peers import STARTERS, Server, free_port, make_certificate, unpack, wait_for
+from benchmarks.peers import STARTERS, Server, free_port, make_certificate, unpack, wait_for
 
 from wsp import schema
 from wsp.auth.models import User
