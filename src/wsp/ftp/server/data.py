@@ -67,6 +67,11 @@ class DataChannel(SendingChannel):
         """Whether a command has put this channel to use."""
         return bool(self._initialized)
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether the transfer has failed, the client was told, and what it still sends is thrown away."""
+        return bool(self._draining)
+
     def transfer_in_progress(self) -> bool:
         """pyftpdlib's holds one of which no byte has come yet for none, and drops it without a reply."""
         return self.is_transferring

@@ -104,6 +104,8 @@ class JailedFilesystem(AbstractedFS):
         upload.check_along(self._checksums.begin())
         if not (self._resumes and self._leftovers.keep_seconds):
             upload.leave_nothing()
+        if self._jail.has_stand_in:
+            upload.stay_here()
         folder = self._jail.in_home(upload.name.rpartition("/")[0])
         self._leftovers.note((self._account, folder, self._jail.has_stand_in), upload.folder)
         return upload
