@@ -181,6 +181,16 @@ class TestImplicitTls:
                 assert not client.recv(100).startswith((b"2", b"3", b"5"))
 
     @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+    def test_who_is_turned_away_there_reads_no_clear_text(
+        self, new_server: Any, free_port: Any, raw: Any, store: str
+    ) -> None:
+        server = new_server(WSP_FTP_IMPLICIT_TLS_PORT=str(free_port()), WSP_FTP_MAX_SESSIONS="1").start()
+        raw(server)
+        assert raw(server).greeting.startswith("421 Too many sessions")
+        with socket.create_connection(("127.0.0.1", implicit_port(server)), timeout=15) as client:
+            assert client.recv(100) == b""
+
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
     def test_all_workers_share_the_port(self, new_server: Any, free_port: Any, until: Any, store: str) -> None:
         server = new_server(WSP_FTP_IMPLICIT_TLS_PORT=str(free_port())).start().start()
         account = server.account()
