@@ -478,6 +478,7 @@ def _resume_part(
         charge.release()
         raise
     upload = Upload(place, temporary, part.name, opened, path, charge)
+    upload.replaces = old is not None
     upload.go_on(start)
     return upload
 
