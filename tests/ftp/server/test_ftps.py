@@ -313,3 +313,37 @@ class TestAnUploadWithoutFarewell:
         with pytest.raises(ftplib.error_temp, match="426 The data connection broke off"):
             self.upload(client, reset=False)
         assert not (account.home / "f").exists()
+
+
+class TestDataConnection:
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_one_that_carries_nothing_ends_well_every_time(
+        self, server: Any, secure: Any, version: ssl.TLSVersion
+    ) -> None:
+        client = secure(ftplib.FTP_TLS, server, server.account(), version)
+        for _ in range(60):
+            assert client.nlst() == []
+            assert client.storbinary("STOR empty", io.BytesIO()).startswith("226")
+            assert client.retrbinary("RETR empty", bytes).startswith("226")
+            client.delete("empty")
+
+    @pytest.mark.parametrize(
+        ("command", "reply"),
+        [
+            ("STOR g", "426 The data connection broke off, the upload was not stored."),
+            ("RETR f", "426 The data connection broke off."),
+            ("NLST", "426 The data connection broke off."),
+        ],
+    )
+    def test_one_that_ends_before_the_handshake_is_told_what_it_was(
+        self, server: Any, secure: Any, command: str, reply: str
+    ) -> None:
+        account = server.account()
+        client = secure(ftplib.FTP_TLS, server, account)
+        client.storbinary("STOR f", io.BytesIO(b"x"))
+        with socket.create_connection(client.makepasv(), timeout=15):
+            assert client.sendcmd(command).startswith("1")
+        with pytest.raises(ftplib.error_temp) as broken:
+            client.voidresp()
+        assert str(broken.value) == reply
+        assert client.nlst() == ["f"]

@@ -28,6 +28,7 @@ SILENCE_SECONDS = 0.05  # between the last data and the end of a data connection
 ONE_PIECE_BYTES = 64 * 1024  # what clients write at once
 
 ABORTED = "426 The data connection broke off, the upload was not stored."
+BROKE_OFF = "426 The data connection broke off."
 FAILED = "451 The server failed in the middle of the transfer."
 
 logger = logging.getLogger(__name__)
