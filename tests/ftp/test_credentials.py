@@ -121,29 +121,6 @@ class TestRevoke:
 
 
 class TestNarrowed:
-    @pytest.mark.parametrize(
-        ("folder", "rules", "expected"),
-        [
-            ("/", {"/": "a", "/x": "b"}, {"/": "a", "/x": "b"}),
-            ("/site", {}, {}),
-            ("/site", {"/": "a", "/other": "b", "/sites": "c"}, {"/": "a"}),
-            ("/site", {"/": "a", "/site": "b", "/site/img": "c"}, {"/": "b", "/img": "c"}),
-            ("/site/img", {"/": "a", "/site": "b"}, {"/": "b"}),
-        ],
-    )
-    def test_rules_are_seen_from_the_folder(
-        self, accounts: Database, folder: str, rules: dict[str, str], expected: dict[str, str]
-    ) -> None:
-        columns = [{"folder": name, "allow": [right]} for name, right in rules.items()]
-        issue(accounts, folder=folder)
-        with accounts.transaction() as session:
-            service.change_account(session, "ann", "ann_deploy", {"permissions": columns})
-        with accounts.reading() as session:
-            login = find_login(session, "ann_deploy")
-            assert login is not None
-            narrow = narrowed(login, session.query(Credential).one())
-        assert {rule["folder"]: rule["allow"][0] for rule in narrow.permissions} == expected
-
     @pytest.mark.parametrize(("account_ends_in", "expected"), [(None, 60), (30, 30), (90, 60)])
     def test_it_ends_with_whichever_ends_first(
         self, accounts: Database, account_ends_in: int | None, expected: int

@@ -1,6 +1,9 @@
 """A folder is staged, published, rolled back; and what a crash leaves in between is put in order."""
 
 import os
+import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,6 +14,7 @@ import pytest
 from wsp.errors import Conflict, Invalid, NotFound
 from wsp.ftp import trees
 from wsp.ftp.jail import Jail
+from wsp.ftp.ownership import Owner
 from wsp.ftp.releases import Releases
 from wsp.homes import open_home
 
@@ -96,6 +100,33 @@ class TestStage:
         copy = home / make().stage(empty=True).name
         assert os.listdir(copy) == []
         assert copy.stat().st_mode & 0o777 == 0o711
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+    @pytest.mark.parametrize("empty", [True, False])
+    def test_of_a_new_folder_belongs_to_the_owner_of_new_files(self, home: Path, empty: bool) -> None:
+        jail = Jail(os.open(home, os.O_PATH), str(home), owner=Owner(33, 34))
+        staged = Releases(jail, "ann_deploy", "/new").stage(empty=empty)
+        jail.close()
+        found = (home / staged.name).stat()
+        assert (found.st_uid, found.st_gid) == (33, 34)
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+    def test_a_copy_never_runs_as_who_makes_it(self, home: Path, site: Path) -> None:
+        for name, mode in (("user", 0o4755), ("group", 0o2755)):
+            (site / name).write_bytes(b"")
+            (site / name).chmod(mode)
+        for path in (site, *(path for path in site.rglob("*") if not path.is_symlink())):
+            path.chmod(path.stat().st_mode | 0o5)
+        os.chown(home, 65534, 65534)
+        program = (
+            "import os, sys; from wsp.ftp.jail import Jail; from wsp.ftp.releases import Releases\n"
+            "jail = Jail(os.open(sys.argv[1], os.O_PATH), sys.argv[1]); os.setgid(65534); os.setuid(65534)\n"
+            "print(Releases(jail, 'a', '/site').stage().name)"
+        )
+        done = subprocess.run([sys.executable, "-c", program, home], capture_output=True, text=True, check=True)
+        staged = home / done.stdout.strip()
+        assert {(staged / name).stat().st_uid for name in ("user", "group")} == {65534}
+        assert {stat.S_IMODE((staged / name).stat().st_mode) for name in ("user", "group")} == {0o755}
 
     def test_goes_on_with_what_is_there(self, make: Make, home: Path, site: Path) -> None:
         first = make().stage()

@@ -19,7 +19,7 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -151,14 +151,16 @@ class Jail:
 
         The folder that the jail is narrowed to is `/`, and has a place; the home itself has none: PermissionError.
         """
-        steps = (*self._base, *self._steps(path))
-        if not steps:
-            raise PermissionError(errno.EACCES, "the home itself has no place in the home", path)
-        home = Jail(os.dup(self._root), self._home)
+        base, steps = self._base, tuple(self._steps(path))
+        if not steps:  # the only one that is not in what is seen
+            if not base:
+                raise PermissionError(errno.EACCES, "the home itself has no place in the home", path)
+            base, steps = (), base
+        jail = Jail(os.dup(self._root), self._home, "/".join(base))
         try:
-            opened = home.open_folder("/".join(steps[:-1]), None)
+            opened = jail.open_folder("/".join(steps[:-1]), None)
         finally:
-            home.close()
+            jail.close()
         try:
             yield Place(opened, steps[-1])
         finally:
@@ -310,6 +312,24 @@ class Jail:
         if not (limits.allow_below(right, self.in_home(named)) and limits.allow_below(right, real)):
             raise NotAllowed(right, named)
 
+    def require_throughout(self, rights: Iterable[Right], path: str) -> None:
+        """Raises NotAllowed unless the account has the rights in a folder and in every folder below it.
+
+        A folder that is not there yet is made: that is a question of the one around it. Raises OSError.
+        """
+        limits = self._limits
+        if limits is None:
+            return
+        with self.beside(path) as place:
+            ways = {self.in_home(path), f"{self._path_of(place.folder).rstrip('/')}/{place.name}"}
+            for right in rights:
+                if not all(limits.allow(right, way) and limits.allow_below(right, way) for way in ways):
+                    raise NotAllowed(right, f"all of {path}")
+            try:
+                os.lstat(place.name, dir_fd=place.folder)
+            except FileNotFoundError:
+                self.require(Right.WRITE, place.folder, _above(path))
+
     def _require_move(self, old: Place, source: str, new: Place, target: str) -> None:
         if self._limits is None:
             return
@@ -404,6 +424,13 @@ class Jail:
             os.close(place.folder)
 
     def _locate(self, path: str, *, follow: bool) -> Place:
+        try:
+            return self._find(path, follow=follow)
+        except NotADirectoryError:
+            # What is below a file is not there. To say more would tell of files that may not be listed.
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+
+    def _find(self, path: str, *, follow: bool) -> Place:
         with self._rooted(path) as (root, steps):
             if not steps:
                 return Place(os.dup(root), ".")

@@ -245,7 +245,10 @@ def replace_password_hash(session: Session, username: str, old: str, new: str) -
 
 
 def narrowed(login: Login, credential: Credential) -> Login:
-    """The account's login as the credential has it: in its folder, from its addresses, until it expires."""
+    """The account's login as the credential has it: in its folder, from its addresses, until it expires.
+
+    The rules of the account hold as they are: they name folders of the home, whatever of it is seen.
+    """
     ends = credential.expires_at
     return replace(
         login,
@@ -253,17 +256,4 @@ def narrowed(login: Login, credential: Credential) -> Login:
         credential_ips=tuple(credential.allowed_ips),
         folder=credential.folder,
         expires_at=ends if login.expires_at is None else min(ends, login.expires_at),
-        permissions=_rules_below(login.permissions, credential.folder),
     )
-
-
-def _rules_below(rules: tuple[dict[str, Any], ...], folder: str) -> tuple[dict[str, Any], ...]:
-    """The rules of what may be done, as seen from a folder that is the whole of what is seen."""
-    base = folder.rstrip("/")
-    above = [rule for rule in rules if f"{base}/".startswith(f"{rule['folder'].rstrip('/')}/")]
-    below = [rule for rule in rules if rule["folder"].startswith(f"{base}/") and rule not in above]
-    moved = [{**rule, "folder": rule["folder"][len(base) :]} for rule in below]
-    if above:
-        nearest = max(above, key=lambda rule: len(rule["folder"]))
-        moved.insert(0, {**nearest, "folder": "/"})
-    return tuple(moved)

@@ -72,14 +72,17 @@ class Permissions:
         top = _steps(path)
         return all(right in allowed for steps, allowed in self._rules.items() if steps[: len(top)] == top)
 
-    def allow_transfer(self, command: str, path: str) -> bool:
-        """Whether a transfer that was allowed when it began, under other permissions maybe, may go on."""
+    def allow_transfer(self, command: str, path: str, *, replaces: bool = False) -> bool:
+        """Whether a transfer that was allowed when it began, under other permissions maybe, may go on.
+
+        `replaces`: it is an upload that began where there was a file.
+        """
         if command in LISTINGS:
             return self.allow(Right.LIST, path)
         folder = path.rpartition("/")[0]
         if command == "RETR":
             return self.allow(Right.READ, folder)
-        return self.allow(Right.WRITE, folder) or self.allow(Right.OVERWRITE, folder)
+        return self.allow(Right.OVERWRITE if replaces else Right.WRITE, folder)
 
     def letters_in(self, folder: str) -> str:
         """The rights in a folder in pyftpdlib's letters."""

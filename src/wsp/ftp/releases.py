@@ -91,9 +91,11 @@ class Releases:
                 raise
         try:
             files = length = 0
-            if site >= 0 and empty:
+            if site < 0:
+                self._jail.give(made)
+            elif empty:
                 copy_attributes(site, made)
-            elif site >= 0:
+            else:
                 files, length = copy_tree(site, made, skip=_is_reserved, tell=tell)
             with self._locked() as place:
                 try:

@@ -76,12 +76,16 @@ def copy_tree(
 def copy_attributes(source: int, target: int) -> None:
     """Give one open file or folder what another one has besides its content. Raises OSError."""
     found = os.fstat(source)
-    with suppress(PermissionError):
+    mode = stat.S_IMODE(found.st_mode)
+    try:
         os.fchown(target, found.st_uid, found.st_gid)
+    except PermissionError:
+        if stat.S_ISREG(found.st_mode):
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)  # else somebody else's program would run as the server
     with suppress(OSError):  # not every file system has them, and some of them are the kernel's
         for name in os.listxattr(source):
             os.setxattr(target, name, os.getxattr(source, name))
-    os.fchmod(target, stat.S_IMODE(found.st_mode))
+    os.fchmod(target, mode)
     os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 

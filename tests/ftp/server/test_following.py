@@ -268,6 +268,56 @@ class TestDemotion:
         assert in_open.voidresp().startswith("226")
         assert not (account.home / "shut" / "g").exists()
 
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+    def test_an_upload_that_outlived_its_login_is_cut_too(
+        self, new_server: Any, connect: Any, until: Any, store: str
+    ) -> None:
+        running = new_server().start()
+        changes: list[dict[str, Any]] = [
+            {"read_only": True},
+            {"permissions": [{"folder": "/", "allow": ["list"]}]},
+        ]
+        for change in changes:
+            account, another = running.account(), running.account()
+            client = connect(running, account)
+            data = begin_upload(client)
+            until(lambda account=account: list(account.home.glob(".wsp-upload-*.tmp")))
+            client.login(another.username, another.password)
+            with running.database.transaction() as session:
+                change_account(session, None, account.username, change)
+            with pytest.raises(ftplib.error_perm, match="550 The account"):
+                client.voidresp()
+            data.close()
+            assert client.nlst() == []
+            assert not (account.home / "f").exists()
+
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+    def test_without_overwrite_any_more_no_file_is_replaced(
+        self, new_server: Any, connect: Any, until: Any, store: str
+    ) -> None:
+        running = new_server().start()
+        account = running.account()
+        (account.home / "f").parent.mkdir(parents=True)
+        (account.home / "f").write_bytes(b"old")
+        replacing, adding = connect(running, account), connect(running, account)
+        data = begin_upload(replacing), begin_upload(adding, "g")
+        until(lambda: len(list(account.home.glob(".wsp-upload-*.tmp"))) == 2)
+        rules = [{"folder": "/", "allow": ["list", "read", "write"]}]
+        commit(
+            running.database,
+            lambda session, a: change_account(session, None, a.username, {"permissions": rules}),
+            account,
+        )
+        with pytest.raises(ftplib.error_perm, match="550 The account may not do that any more"):
+            replacing.voidresp()
+        (account.home / "g").write_bytes(b"came meanwhile")
+        for one in data:
+            one.close()
+        with pytest.raises(ftplib.error_perm, match="553"):
+            adding.voidresp()
+        assert (account.home / "f").read_bytes() == b"old"
+        assert (account.home / "g").read_bytes() == b"came meanwhile"
+
     def test_a_client_that_is_busy_sending_gets_to_read_why(self, running: Any, connect: Any) -> None:
         account = running.account()
         client, other = connect(running, account), connect(running, account)

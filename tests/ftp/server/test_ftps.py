@@ -193,6 +193,16 @@ class TestImplicitTls:
                 assert not client.recv(100).startswith((b"2", b"3", b"5"))
 
     @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+    def test_who_is_turned_away_there_reads_no_clear_text(
+        self, new_server: Any, free_port: Any, raw: Any, store: str
+    ) -> None:
+        server = new_server(WSP_FTP_IMPLICIT_TLS_PORT=str(free_port()), WSP_FTP_MAX_SESSIONS="1").start()
+        raw(server)
+        assert raw(server).greeting.startswith("421 Too many sessions")
+        with socket.create_connection(("127.0.0.1", implicit_port(server)), timeout=15) as client:
+            assert client.recv(100) == b""
+
+    @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
     def test_all_workers_share_the_port(self, new_server: Any, free_port: Any, until: Any, store: str) -> None:
         server = new_server(WSP_FTP_IMPLICIT_TLS_PORT=str(free_port())).start().start()
         account = server.account()
@@ -345,3 +355,37 @@ class TestAnUploadWithoutFarewell:
         with pytest.raises(ftplib.error_temp, match="426 The data connection broke off"):
             self.upload(client, reset=False)
         assert not (account.home / "f").exists()
+
+
+class TestDataConnection:
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_one_that_carries_nothing_ends_well_every_time(
+        self, server: Any, secure: Any, version: ssl.TLSVersion
+    ) -> None:
+        client = secure(ftplib.FTP_TLS, server, server.account(), version)
+        for _ in range(60):
+            assert client.nlst() == []
+            assert client.storbinary("STOR empty", io.BytesIO()).startswith("226")
+            assert client.retrbinary("RETR empty", bytes).startswith("226")
+            client.delete("empty")
+
+    @pytest.mark.parametrize(
+        ("command", "reply"),
+        [
+            ("STOR g", "426 The data connection broke off, the upload was not stored."),
+            ("RETR f", "426 The data connection broke off."),
+            ("NLST", "426 The data connection broke off."),
+        ],
+    )
+    def test_one_that_ends_before_the_handshake_is_told_what_it_was(
+        self, server: Any, secure: Any, command: str, reply: str
+    ) -> None:
+        account = server.account()
+        client = secure(ftplib.FTP_TLS, server, account)
+        client.storbinary("STOR f", io.BytesIO(b"x"))
+        with socket.create_connection(client.makepasv(), timeout=15):
+            assert client.sendcmd(command).startswith("1")
+        with pytest.raises(ftplib.error_temp) as broken:
+            client.voidresp()
+        assert str(broken.value) == reply
+        assert client.nlst() == ["f"]

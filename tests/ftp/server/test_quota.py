@@ -212,6 +212,19 @@ class TestUpload:
             put(client, "a", b"x")
         assert client.pwd() == "/"
 
+    def test_what_is_not_allowed_is_said_after_the_count(self, new_server: Any, raw: Any) -> None:
+        slow = (
+            "import time\nfrom wsp.ftp.server import recount\nreal = recount.count\n"
+            "recount.count = lambda *a, **k: time.sleep(0.5) or real(*a, **k)\n"
+        )
+        server = new_server(slow).start()
+        account = server.account(quota_mb=1, permissions=[{"folder": "/shut", "allow": ["list"]}])
+        (account.home / "shut").mkdir(parents=True)
+        client = raw(server).login(account)
+        client.ask("EPSV")
+        assert client.ask("STOR shut/f") == "550 'write' is not allowed in /shut.\r\n"
+        assert client.ask("NOOP").startswith("200")
+
 
 class TestAllo:
     def test_it_is_checked_at_once_or_with_the_upload(self, server: Any, connect: Any, put: Any) -> None:

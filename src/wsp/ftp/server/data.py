@@ -28,6 +28,7 @@ SILENCE_SECONDS = 0.05  # between the last data and the end of a data connection
 ONE_PIECE_BYTES = 64 * 1024  # what clients write at once
 
 ABORTED = "426 The data connection broke off, the upload was not stored."
+BROKE_OFF = "426 The data connection broke off."
 FAILED = "451 The server failed in the middle of the transfer."
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,11 @@ class DataChannel(SendingChannel):
     def is_transferring(self) -> bool:
         """Whether a command has put this channel to use."""
         return bool(self._initialized)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the transfer has failed, the client was told, and what it still sends is thrown away."""
+        return bool(self._draining)
 
     def transfer_in_progress(self) -> bool:
         """pyftpdlib's holds one of which no byte has come yet for none, and drops it without a reply."""

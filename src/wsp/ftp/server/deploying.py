@@ -3,20 +3,23 @@
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 from wsp.database import utc_now
-from wsp.errors import WspError
+from wsp.errors import Conflict, WspError
+from wsp.ftp.permissions import Right
 from wsp.ftp.releases import RELEASE_ID, Releases
+from wsp.ftp.server.control import sentence_of
 from wsp.ftp.server.hashing import HashCommands
 from wsp.ftp.server.ledger import QuotaExceeded
 from wsp.ftp.server.tally import Tally
 from wsp.ftp.server.uploading import COUNT_POLL_SECONDS, COUNT_WAIT_SECONDS, NOT_COUNTED
 from wsp.settings import MEBIBYTE
 
-DEPLOY_PERMISSIONS = "wdf"  # store, remove, rename: a deploy does all of them to everything in the folder
+DEPLOY_LETTERS = "wdf"  # pyftpdlib's, of a session that may store, remove and rename at all
+DEPLOY_RIGHTS = (Right.WRITE, Right.DELETE, Right.OVERWRITE)  # a deploy does all of that to everything in the folder
 NAME_IT = "501 Name the folder, as in SITE {command} public_html."
 
 logger = logging.getLogger(__name__)
@@ -120,11 +123,15 @@ class DeployCommands(HashCommands):
             return
 
         def work(releases: Releases) -> Callable[[], None]:
-            releases.discard()
+            gone = ""
+            try:
+                releases.discard()
+            except Conflict as error:  # another session of the account has published or discarded it
+                gone = f"550 {error.sentence}."
 
             def then() -> None:
                 self._unstage(path)
-                self.respond(f"250 What was staged for {path} is given up.")
+                self.respond(gone or f"250 What was staged for {path} is given up.")
                 self._clean(path)
 
             return then
@@ -153,7 +160,7 @@ class DeployCommands(HashCommands):
         self._deploy(path, work)
 
     def ftp_SITE_RELEASES(self, line: str) -> None:
-        path = self._deployed(line, "RELEASES", permissions="l")
+        path = self._deployed(line, "RELEASES", letters="l", rights=(Right.LIST,))
         if path is None:
             return
 
@@ -186,8 +193,13 @@ class DeployCommands(HashCommands):
 
         self._deploy(path, work)
 
-    def _deployed(self, folder: str, command: str, *, permissions: str = DEPLOY_PERMISSIONS) -> str | None:
-        """The path of the folder that a command is about; None when it was refused, and answered."""
+    def _deployed(
+        self, folder: str, command: str, *, letters: str = DEPLOY_LETTERS, rights: Iterable[Right] = DEPLOY_RIGHTS
+    ) -> str | None:
+        """The path of the folder that a command is about; None when it was refused, and answered.
+
+        Raises NotAllowed: putting another folder in its place must not be a way around a rule for something in it.
+        """
         if folder:
             path = self._files.ftp2fs(folder)
         elif self._staged is not None:
@@ -197,18 +209,22 @@ class DeployCommands(HashCommands):
         else:
             self.respond(NAME_IT.format(command=command))
             return None
-        if self.login is None or self.login.anonymous or not self._may(path, permissions):
+        may = all(self.authorizer.has_perm(self.username, letter) for letter in letters)
+        if self.login is None or self.login.anonymous or not may:
             self.respond("550 Not enough privileges.")
             return None
+        try:
+            self._files.jail.require_throughout(rights, path)
+        except OSError as error:
+            self.respond(f"550 {sentence_of(error)}.")
+            return None
         return path
-
-    def _may(self, path: str, permissions: str) -> bool:
-        return all(self.authorizer.has_perm(self.username, letter, path) for letter in permissions)
 
     def _is_busy(self) -> bool:
         """Whether a transfer keeps the folder from being exchanged; then that is answered."""
         channel = self.data_channel
-        if self._in_dtp_queue is None and (channel is None or not channel.is_transferring):
+        idle = channel is None or not channel.is_transferring or channel.is_draining
+        if self._in_dtp_queue is None and idle:
             return False
         self.respond("503 A transfer is going on: wait for its end.")
         return True

@@ -37,7 +37,7 @@ class FileCommands(UploadCommands):
         # pyftpdlib's asks for the process's directory, and puts it back: here it never changes.
         try:
             self._files.chdir(path)
-        except OSError as error:
+        except (OSError, FilesystemError) as error:
             self.respond(f"550 {sentence_of(error)}.")
         else:
             self.respond(f'250 "{self._files.cwd}" is the current directory.')
@@ -87,10 +87,13 @@ class FileCommands(UploadCommands):
     def ftp_MLSD(self, path: str) -> None:
         # pyftpdlib says 501 to every path that is no folder, but that is for what is there and is something else
         # (RFC 3659, 7.2.1). rclone takes 550, and only that, for a folder that it may make.
-        if self._files.lexists(path):
-            super().ftp_MLSD(path)
-        else:
-            self.respond("550 No such directory.")
+        if not self._files.isdir(path):
+            try:
+                self._files.lstat(path)
+            except OSError:
+                self.respond("550 No such directory.")
+                return
+        super().ftp_MLSD(path)
 
     def ftp_RNFR(self, path: str) -> None:
         with suppress(OSError):  # there is no such file: pyftpdlib says so

@@ -104,7 +104,10 @@ class JailedFilesystem(AbstractedFS):
         upload.check_along(self._checksums.begin())
         if not (self._resumes and self._leftovers.keep_seconds):
             upload.leave_nothing()
-        self._leftovers.note((self._account, upload.name.rpartition("/")[0], self._jail.has_stand_in), upload.folder)
+        if self._jail.has_stand_in:
+            upload.stay_here()
+        folder = self._jail.in_home(upload.name.rpartition("/")[0])
+        self._leftovers.note((self._account, folder, self._jail.has_stand_in), upload.folder)
         return upload
 
     def resumable_size(self, path: str) -> int | None:
@@ -118,7 +121,11 @@ class JailedFilesystem(AbstractedFS):
 
     def chdir(self, path: str) -> None:
         """Go to a folder of the session's own: the process never changes its directory."""
-        os.close(self._jail.open_folder(path, None))
+        try:
+            os.close(self._jail.open_folder(path, None))
+        except (FileNotFoundError, NotADirectoryError):
+            # One sentence for both: it must not tell of files that may not be listed.
+            raise FilesystemError("No such directory") from None
         self.cwd = path
 
     def mkdir(self, path: str) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 from wsp.database import utc_now
 from wsp.ftp.logins import Login
-from wsp.ftp.permissions import Permissions
+from wsp.ftp.permissions import Permissions, Right
 from wsp.ftp.server.standing import why_not
 from wsp.ftp.server.tracked import TrackedSession
+from wsp.ftp.server.upload import Upload
 
 LAST_WORD_SECONDS = 1.0  # how long a client may take to read why its session ends
 EXPIRY_LOOK_SECONDS = 60.0  # the wall clock may be set: it is looked at this often before the time has come
@@ -44,11 +45,13 @@ class FollowedSession(TrackedSession):
         if channel is not None and channel.login is not None and channel.login is not self.login:
             former = channel.login
             if former.key in current:
-                reason = self._why_not(former, current[former.key], now)
-                if reason:
+                renewed = current[former.key]
+                reason = self._why_not(former, renewed, now)
+                if renewed is None or reason:
                     channel.stop(f"426 {reason}")
-                else:
-                    channel.login = current[former.key]
+                elif renewed != former:
+                    channel.login = renewed
+                    self._recheck_transfer(renewed)
         login = self.login
         if login is None or login.key not in current or self.is_ending:
             return
@@ -71,13 +74,22 @@ class FollowedSession(TrackedSession):
         self.login = login
         self.authorizer = Permissions(login)
         self._await_expiry()
-        underway = self._underway
-        if underway is None or (channel is not None and channel.login is not login):
+        if channel is None or channel.login is login:
+            self._recheck_transfer(login)
+
+    def _recheck_transfer(self, login: Login) -> None:
+        """Stop the transfer of this login, which has just become another one, if it may not do that any more."""
+        underway, queued = self._underway, self._in_dtp_queue
+        if underway is None:
             return
-        running = channel if self.is_transferring else None
-        path = running.file_obj.name if running is not None and running.file_obj is not None else underway.path
-        if not self._may_transfer(underway.command, path):
+        channel = self.data_channel if self.is_transferring else None
+        file = channel.file_obj if channel is not None else queued[0] if queued is not None else None
+        path = login.path_of(underway.path if file is None else file.name)
+        permissions, replaces = Permissions(login), isinstance(file, Upload) and file.replaces
+        if not permissions.allow_transfer(underway.command, path, replaces=replaces):
             self._stop_transfer(READ_ONLY if login.read_only else NOT_ALLOWED)
+        elif isinstance(file, Upload) and not permissions.allow(Right.OVERWRITE, path.rpartition("/")[0]):
+            file.add_only()
 
     def _stop_transfer(self, reason: str) -> None:
         if self.is_transferring and self.data_channel is not None:

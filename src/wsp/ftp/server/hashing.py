@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pyftpdlib.exceptions import FilesystemError
 
 from wsp.ftp.digests import ALGORITHMS, digest_of
+from wsp.ftp.permissions import Right
 from wsp.ftp.server.control import sentence_of
 from wsp.ftp.server.files import FileCommands
 from wsp.ftp.server.upload import Upload
@@ -135,10 +136,13 @@ class HashCommands(FileCommands):
 
     def _open_to_hash(self, path: str) -> int:
         """A descriptor of the file, or of the part of it that this session has uploaded so far."""
-        running = self.data_channel.file_obj if self.data_channel is not None else None
+        channel = self.data_channel
+        running = channel.file_obj if channel is not None and channel.login is self.login else None
         if isinstance(running, Upload) and running.name == path and not running.closed:
+            # It may go on from what was there before, so this is reading.
+            self._files.jail.require(Right.READ, running.folder, path.rpartition("/")[0] or "/")
             return running.open_arrived()
-        opened = self._files.jail.open(path, os.O_RDONLY)
+        opened = self._files.jail.open(path, os.O_RDONLY, Right.READ)
         if not stat.S_ISREG(os.fstat(opened).st_mode):
             os.close(opened)
             raise FilesystemError("Not a file")

@@ -139,6 +139,7 @@ class Listener(PatientAcceptor, FTPServer):
         self._drain_seconds = settings.ftp_drain_seconds
         self._login_timeout = settings.ftp_login_timeout
         self._per_address = settings.ftp_max_sessions_per_address
+        self._implicit_port = settings.ftp_implicit_tls_port
         self._stopping = False
         self._turn_out_the_late()
         self._doors: list[PatientAcceptor] = [self]
@@ -147,17 +148,17 @@ class Listener(PatientAcceptor, FTPServer):
 
     def handle_accepted(self, sock: socket.socket, addr: Any) -> None:
         if self._stopping:
-            _turn_away(sock, GOING_DOWN)
+            self._turn_away(sock, GOING_DOWN)
             return
         address, now = normal_address(addr[0]), utc_now()
         until = self.bans.until(address, now)
         if until is not None:
-            _turn_away(sock, banned_reply(until, now))
+            self._turn_away(sock, banned_reply(until, now))
             return
         limit = 0 if self._per_address == 0 or self.bans.is_exempt(address) else self._per_address
         seat = self.seats.take(subject_of(address), limit)
         if seat is None:
-            _turn_away(sock, TOO_MANY if self.seats.is_full() else TOO_MANY_FROM_THERE)
+            self._turn_away(sock, TOO_MANY if self.seats.is_full() else TOO_MANY_FROM_THERE)
             return
         try:
             session = self.handler(sock, self, ioloop=self.ioloop)
@@ -257,12 +258,30 @@ class Listener(PatientAcceptor, FTPServer):
         self._stopping = True
         logger.info("stopping, %d sessions", len(self.sessions))
         for door in self._doors:
-            _empty_backlog(door.socket)
+            self._empty_backlog(door.socket)
             door.close()
         for session in list(self.sessions):
             session.leave()
         self.ioloop.call_later(self._drain_seconds, self._cut)
         self._end_when_empty()
+
+    def _empty_backlog(self, listening: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listening.accept()
+            except OSError:
+                return
+            self._turn_away(sock, GOING_DOWN)
+
+    def _turn_away(self, sock: socket.socket, reply: str) -> None:
+        """Let nobody in, and say why; but nothing can be said in clear text to who speaks TLS from the first byte."""
+        with sock:
+            sock.setblocking(False)
+            try:
+                if self._implicit_port is None or sock.getsockname()[1] != self._implicit_port:
+                    sock.send(f"{reply}\r\n".encode())
+            except OSError as error:
+                logger.debug("a client that was turned away had left: %s", error)
 
     def _end_when_empty(self) -> None:
         if self.sessions:
@@ -275,21 +294,3 @@ class Listener(PatientAcceptor, FTPServer):
             session.cut(OUT_OF_TIME)
             session.close()
         self._loop.stop()
-
-
-def _empty_backlog(listening: socket.socket) -> None:
-    while True:
-        try:
-            sock, _ = listening.accept()
-        except OSError:
-            return
-        _turn_away(sock, GOING_DOWN)
-
-
-def _turn_away(sock: socket.socket, reply: str) -> None:
-    with sock:
-        sock.setblocking(False)
-        try:
-            sock.send(f"{reply}\r\n".encode())
-        except OSError as error:
-            logger.debug("a client that was turned away had left: %s", error)

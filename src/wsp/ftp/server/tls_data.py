@@ -7,7 +7,7 @@ from OpenSSL import SSL
 from pyftpdlib.exceptions import _RetryError
 from pyftpdlib.handlers.ftps.data import TLS_DTPHandler
 
-from wsp.ftp.server.data import ABORTED, DataChannel
+from wsp.ftp.server.data import ABORTED, BROKE_OFF, DataChannel
 from wsp.ftp.server.quiet import QuietConnection
 from wsp.ftp.server.tls import is_resumed
 
@@ -128,7 +128,7 @@ class TlsDataChannel(TLS_DTPHandler, DataChannel):
         if self._closed:
             return
         if self._ssl_accepting and self._initialized and not self._resp and not self.reason:
-            self._resp = (ABORTED, logger.info)
+            self._resp = (ABORTED if self.receive else BROKE_OFF, logger.info)
         super().close()
         if not self._closed and not (self._ssl_want_read or self._ssl_want_write):
             self._error = True  # the farewell failed in a way that will raise no further event

@@ -118,7 +118,9 @@ class TrackedSession(DeployCommands):
             return None
         direction, path, transferred, rate = "", "", 0, 0
         channel, underway = self.data_channel, self._underway
-        if channel is not None and self.is_transferring:
+        # A transfer that outlived its login, after REIN or USER, is nothing for the owner of the next one to see.
+        own = channel is not None and channel.login is not None and channel.login.username == login.username
+        if channel is not None and own and self.is_transferring:
             activity.active_at = utc_now()
             if underway is not None:
                 direction, path = _direction(underway.command), _stored(login.path_of(underway.path))

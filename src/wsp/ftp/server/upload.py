@@ -79,6 +79,7 @@ class Upload:
         self.replaces = False  # whether there is an old file
         self._adds_only = False
         self._can_be_kept = True
+        self._path = ""  # of the folder, when it must not be moved
         self._place = place
         self._temporary = temporary
         self._part = part
@@ -160,6 +161,10 @@ class Upload:
         os.lseek(self._fd, start, os.SEEK_SET)
         self._size = self.start = start
 
+    def stay_here(self) -> None:
+        """Come to nothing when the folder is moved meanwhile: it is a staging, and was published or given up."""
+        self._path = os.readlink(f"/proc/self/fd/{self.folder}")
+
     def expect(self, size: int) -> None:
         """The client has said that `size` bytes come (ALLO). Raises QuotaExceeded when they cannot be taken."""
         self._charge.check(max(size, self.start))
@@ -173,13 +178,16 @@ class Upload:
 
         `durable`: it is there after a power failure too. That waits for the disk: a thread's work.
 
-        FileExistsError: this one only adds, and the name was taken meanwhile.
+        FileExistsError: this one only adds, and the name was taken meanwhile. FileNotFoundError: the staging that it
+        belongs to is none any more.
 
         Replacing takes the longer the bigger the files are: the old one's blocks are freed, and ext4 begins to write
         the new one's.
         """
         folder, target = self._place
         try:
+            if self._path and os.readlink(f"/proc/self/fd/{folder}") != self._path:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.name)
             if durable:
                 os.fsync(self._fd)
             if self._checksum is not None:
@@ -470,6 +478,7 @@ def _resume_part(
         charge.release()
         raise
     upload = Upload(place, temporary, part.name, opened, path, charge)
+    upload.replaces = old is not None
     upload.go_on(start)
     return upload
 

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 
+from wsp.ftp.permissions import NotAllowed
 from wsp.ftp.server.control import sentence_of
 from wsp.ftp.server.ledger import QuotaExceeded
 from wsp.ftp.server.login import LoginChannel
@@ -97,6 +98,9 @@ class UploadCommands(LoginChannel):
         except UploadRefused as refused:
             self.respond(refused.reply)
             return
+        except NotAllowed as refused:
+            self.respond(f"550 {refused}.")
+            return
         except OSError as error:
             self.respond(failure_reply(error) if error.errno is None else f"550 {sentence_of(error)}.")
             return
@@ -124,7 +128,7 @@ class UploadCommands(LoginChannel):
         if self.is_ending:
             upload.discard()
             return
-        if not self._may_transfer(command, upload.name):  # any more
+        if not self._may_transfer(command, upload):  # any more
             upload.discard()
             self.respond("550 Not enough privileges.")
             self._resume()
@@ -132,8 +136,11 @@ class UploadCommands(LoginChannel):
         self._after_copy(error, upload, command, sentence)
         self._resume()
 
-    def _may_transfer(self, command: str, path: str) -> bool:
-        return self.login is not None and self.authorizer.allow_transfer(command, self.login.path_of(path))
+    def _may_transfer(self, command: str, upload: Upload) -> bool:
+        login = self.login
+        return login is not None and self.authorizer.allow_transfer(
+            command, login.path_of(upload.name), replaces=upload.replaces
+        )
 
     def _after_copy(self, error: OSError | None, upload: Upload, command: str, sentence: str) -> None:
         if error is not None:
