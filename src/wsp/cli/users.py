@@ -7,8 +7,8 @@ import typer
 from pydantic import Field
 
 from wsp.auth.service import change_user, create_user, list_users, remove_user
-from wsp.cli.environment import open_database
 from wsp.cli.output import print_json, print_table
+from wsp.cli.store import open_database
 from wsp.errors import Invalid
 from wsp.rest.bodies import RequestBody
 from wsp.rest.fields import Email
