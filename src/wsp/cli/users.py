@@ -91,7 +91,7 @@ def change(
 
 @app.command()
 def remove(username: Annotated[str, typer.Argument(help="Whom to remove.")]) -> None:
-    """Remove a user who owns nothing, with their keys.
+    """Remove a user who owns no FTP account and no cron job. Keys, webhooks and anonymous access go with them.
 
     Example: wsp user remove anna
     """
