@@ -100,6 +100,20 @@ class TestHelp:
         assert run_wsp("--version").stdout == f"wsp {__version__}\n"
 
 
+class TestServing:
+    def test_the_supervisor_carries_no_database(self, tmp_path: Path) -> None:
+        # It lives as long as the server, and what it loads it never gives back.
+        code = (
+            "import sys, wsp.cli, wsp.serve; from wsp.settings import load_settings; load_settings(); "
+            "sys.exit(str(sys.modules.keys() & {'sqlalchemy', 'alembic', 'fastapi', 'pyftpdlib', 'cryptography'}))"
+        )
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("WSP_")}
+        result = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.stderr.strip() == "set()"
+
+
 class TestFailing:
     @pytest.mark.parametrize("command", [["serve"], ["db", "upgrade"], ["api"], ["ftp"], ["cron"]], ids=" ".join)
     def test_a_database_file_that_cannot_be_made(self, command: list[str], tmp_path: Path) -> None:

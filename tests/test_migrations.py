@@ -1,6 +1,7 @@
 """The migrations: they make exactly the tables that the models describe, on both stores, and can be taken back."""
 
 import threading
+from datetime import UTC, datetime
 
 import pytest
 from alembic.autogenerate import compare_metadata, produce_migrations
@@ -8,10 +9,12 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.engine.interfaces import ReflectedIndex
+from sqlalchemy.exc import IntegrityError
 
 from wsp import schema, tables
 from wsp.database import Database
 from wsp.errors import StartupError
+from wsp.ftp import anonymous, service
 from wsp.preparation import check_schema, migrate
 from wsp.revision import REVISION, stored_revision
 
@@ -38,6 +41,41 @@ def _shape(database: Database) -> dict[str, object]:
 def _plain(index: ReflectedIndex) -> str:
     options = {name: str(value) for name, value in index.get("dialect_options", {}).items()}
     return repr({**index, "dialect_options": options})
+
+
+FIRST_VERSION = (
+    "INSERT INTO users (username, email, role, status, created_at, updated_at)"
+    " VALUES ('ann', 'ann@example.com', 'user', 'active', :now, :now), ('bob', '', 'user', 'active', :now, :now)",
+    "INSERT INTO ftp_accounts (username, owner, domain, home_dir, password_hash, quota_mb, read_only, enabled,"
+    " allowed_ips, created_at, updated_at) VALUES"
+    " ('ann_web', 'ann', 'a.example', '/home/ann/a.example', '$argon2id$', 500, true, false,"
+    " '[\"192.0.2.1\"]', :now, :now),"
+    " ('ann_ci', 'ann', '', '/home/ann', '$argon2id$', 0, false, true, '[]', :now, :now)",
+    "INSERT INTO ftp_anonymous (domain, owner, enabled, allow_upload, created_at, updated_at)"
+    " VALUES ('a.example', 'ann', true, true, :now, :now), ('b.example', 'bob', false, false, :now, :now)",
+)
+"""What a server of the first version may have stored."""
+
+
+def _rows(database: Database) -> dict[str, list[dict[str, object]]]:
+    """What is stored of users and FTP."""
+    tables_of_it = {"users": "username", "ftp_accounts": "id", "ftp_anonymous": "domain"}
+    with database.engine.connect() as connection:
+        return {
+            table: [dict(row) for row in connection.execute(text(f"SELECT * FROM {table} ORDER BY {key}")).mappings()]
+            for table, key in tables_of_it.items()
+        }
+
+
+def _assert_owners_are_held_to(database: Database) -> None:
+    """An account keeps its owner from being removed; a domain goes with its owner."""
+    with database.engine.connect() as connection:
+        with pytest.raises(IntegrityError), connection.begin_nested():
+            connection.execute(text("DELETE FROM users WHERE username = 'ann'"))
+        connection.rollback()
+        connection.execute(text("DELETE FROM users WHERE username = 'bob'"))
+        assert connection.execute(text("SELECT domain FROM ftp_anonymous")).scalars().all() == ["a.example"]
+        connection.rollback()
 
 
 @pytest.fixture
@@ -91,6 +129,27 @@ class TestMovingBetweenRevisions:
             schema.downgrade(empty, "-1")
             schema.upgrade(empty, revision)
             assert stored_revision(empty) == revision
+        empty.close()
+
+    def test_what_the_first_version_stored_survives(self, empty: Database) -> None:
+        schema.upgrade(empty, "0001")
+        with empty.engine.begin() as connection:
+            for statement in FIRST_VERSION:
+                connection.execute(text(statement), {"now": datetime(2026, 5, 18, 10, 44, 36, tzinfo=UTC)})
+        stored = _rows(empty)
+        for step in (schema.upgrade, lambda store: schema.downgrade(store, "0001"), schema.upgrade):
+            step(empty)
+            kept = _rows(empty)
+            assert {
+                table: [{name: row[name] for name in old} for old, row in zip(stored[table], kept[table], strict=True)]
+                for table in stored
+            } == stored
+            _assert_owners_are_held_to(empty)
+        with empty.reading() as session:
+            account = service.get_account(session, "ann", "ann_web")
+            assert (account.require_tls, account.max_sessions, account.permissions) == (False, 0, None)
+            access = anonymous.get_access(session, "ann", "a.example", owner="ann")
+            assert (access.enabled, access.read_only, access.quota_mb, access.welcome_message) == (True, False, 0, "")
         empty.close()
 
     def test_upgrading_what_is_current_changes_nothing(self, database: Database) -> None:

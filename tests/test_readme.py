@@ -42,6 +42,15 @@ class TestLinks:
         missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
         assert missing == []
 
+    @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+    def test_lead_to_headings_that_exist(self, page: Path) -> None:
+        missing = []
+        for target, anchor in re.findall(r"\]\(([^):#]*)#([^)]+)\)", page.read_text()):
+            headings = re.findall(r"^#+ (.*)$", (page.parent / target if target else page).read_text(), re.MULTILINE)
+            if anchor not in [re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings]:
+                missing.append(f"{target}#{anchor}")
+        assert missing == []
+
 
 class TestSettingsNamedInTheDocs:
     def test_all_exist(self) -> None:

@@ -9,7 +9,7 @@ import re
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 from annotated_types import Ge, Le
@@ -18,16 +18,18 @@ from pydantic import AfterValidator, BeforeValidator, Field, IPvAnyNetwork, Secr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 from tzlocal import get_localzone_name
 
 from wsp.errors import StartupError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 ENV_PREFIX = "WSP_"
 FILE_SUFFIX = "_FILE"
 ENV_FILE = ".env"
 MEBIBYTE = 2**20
+DATABASE_URL_ALLOWED = "sqlite:///path/to/wsp.db or postgresql://user:password@host/database is allowed"
 
 ADMIN = "admin"  # the user that the first start makes
 TOKEN_FILE = "admin-token"  # noqa: S105 - the name of the file in the data folder that their key is in
@@ -49,16 +51,24 @@ def _numeric_address(value: str) -> str:
         raise ValueError("a numeric address, as in 203.0.113.7, is allowed") from None
 
 
-def _database_url(value: SecretStr) -> SecretStr:
+def _parse_url(url: str) -> "URL":
+    """The parts of a database's URL. Raises ValueError when it is none."""
+    from sqlalchemy import make_url  # 12 MB, which `wsp serve` with its own SQLite file never needs
+    from sqlalchemy.exc import ArgumentError
+
     try:
-        driver = make_url(value.get_secret_value()).drivername
+        return make_url(url)
     except ArgumentError:
-        driver = ""
-    if driver in ("postgres", "postgresql"):
+        raise ValueError(DATABASE_URL_ALLOWED) from None
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    parsed = _parse_url(value.get_secret_value())
+    if parsed.drivername in ("postgres", "postgresql"):
         return SecretStr(re.sub(r"^\w+", "postgresql+psycopg", value.get_secret_value()))
-    in_memory = driver == "sqlite" and make_url(value.get_secret_value()).database in (None, "", ":memory:")
-    if driver not in ("sqlite", "postgresql+psycopg") or in_memory:
-        raise ValueError("sqlite:///path/to/wsp.db or postgresql://user:password@host/database is allowed")
+    in_memory = parsed.drivername == "sqlite" and parsed.database in (None, "", ":memory:")
+    if parsed.drivername not in ("sqlite", "postgresql+psycopg") or in_memory:
+        raise ValueError(DATABASE_URL_ALLOWED)
     return value
 
 
@@ -377,6 +387,6 @@ def variable_name(field_name: str) -> str:
 
 def masked_url(url: str) -> str:
     """A database URL that may be shown: without its password, wherever in it that stands."""
-    parsed = make_url(url)
+    parsed = _parse_url(url)
     secret = [name for name in parsed.query if "password" in name.lower()]
     return parsed.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)

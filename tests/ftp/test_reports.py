@@ -9,11 +9,14 @@ from sqlalchemy import select
 
 from wsp.auth.service import create_user
 from wsp.database import Database
-from wsp.ftp import reports
+from wsp.ftp import anonymous, reports, service
+from wsp.ftp.counting import Figure
+from wsp.ftp.models import Usage
 from wsp.ftp.records import LastSession, SessionRow, Transfer
 from wsp.ftp.reports import EndedSession, EndedTransfer, Report, write
 from wsp.ftp.retention import BATCH, tidy
 from wsp.ftp.service import create_account
+from wsp.ftp.usage import store_usage
 from wsp.heartbeat import ServiceRow
 
 NOW = datetime(2026, 5, 18, 12, tzinfo=UTC)
@@ -181,3 +184,13 @@ class TestTidying:
             assert [one.ended_at for one in session.scalars(select(Transfer))] == [NOW]
             assert list(session.scalars(select(SessionRow.id))) == ["s"]
             assert list(session.scalars(select(LastSession.username))) == [account]
+
+    def test_the_figures_of_homes_that_are_nobodys_go(self, database: Database, account: str) -> None:
+        with database.transaction() as session:
+            home = service.get_account(session, None, account).home_dir
+            anonymous.change_access(session, None, "a.example", owner="ann", changes={"enabled": True})
+            homes = (home, "/home/ann/a.example", "/home/ann/b.example", "/home/bob")
+            store_usage(session, [(name, Figure(1, 1), NOW) for name in homes])
+        tidy(database, 7, now=NOW)
+        with database.reading() as session:
+            assert set(session.scalars(select(Usage.home_dir))) == {home, "/home/ann/a.example"}

@@ -177,3 +177,40 @@ class TestPrune:
             with database.transaction() as session:
                 assert queue.prune(session, now - timedelta(days=14)) == expected
         assert [delivery.status for delivery in ann.deliveries()] == ["delivered", "pending"]
+
+
+class TestCap:
+    def test_gives_up_the_oldest_of_a_webhook_that_has_too_many(
+        self, database: Database, ann: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(queue, "MAX_PENDING", 3)
+        ann.webhook(events=["login.failed"])
+        ann.webhook(events=["upload.failed"])
+        for _ in range(5):
+            ann.emit("login.failed")
+        for _ in range(3):
+            ann.emit("upload.failed")
+        with database.transaction() as session:
+            assert queue.cap(session, utc_now()) == 2
+            assert queue.cap(session, utc_now()) == 0
+        logins = ann.deliveries(event="login.failed")
+        assert [delivery.status for delivery in logins] == ["failed"] * 2 + ["pending"] * 3
+        assert logins[0].error == "Given up: more than 3 deliveries of this webhook waited"
+        assert logins[0].finished_at is not None
+        assert logins[0].next_attempt_at is None
+        assert {delivery.status for delivery in ann.deliveries(event="upload.failed")} == {"pending"}
+
+    def test_one_that_was_under_way_stays_given_up(
+        self, database: Database, ann: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(queue, "MAX_PENDING", 1)
+        ann.webhook()
+        ann.emit()
+        ann.emit()
+        now = utc_now()
+        job = claim(database, now)
+        assert job is not None
+        with database.transaction() as session:
+            assert queue.cap(session, now) == 1
+        record(database, job, Outcome(200), now)
+        assert [delivery.status for delivery in ann.deliveries()] == ["failed", "pending"]

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from wsp.auth.models import ApiKey
 from wsp.auth.service import Principal
+from wsp.rest.answers import Total
 from wsp.rest.bodies import RequestBody
 from wsp.rest.fields import UNSET_TIME, Name, Networks, Timestamp, rfc3339
 
@@ -71,7 +72,13 @@ class KeyIssued(BaseModel):
     success: Literal[True] = True
     message: Annotated[str, Field(examples=["API key created. Keep the secret, it is not shown again."])]
     secret_key: Annotated[str, Field(examples=["wsp_56be4cb5d1c04f7aa9b1d0e3c2f4a5b6978877665544332"])]
-    api_key: Annotated[str, Field(description="The same secret, under the panel's other name")]
+    api_key: Annotated[
+        str,
+        Field(
+            description="The same secret, under the panel's other name",
+            examples=["wsp_56be4cb5d1c04f7aa9b1d0e3c2f4a5b6978877665544332"],
+        ),
+    ]
     key: KeyOut
 
 
@@ -79,7 +86,7 @@ class KeyList(BaseModel):
     """The API keys of a user."""
 
     keys: list[KeyOut]
-    total: int
+    total: Total
 
 
 class Me(BaseModel):

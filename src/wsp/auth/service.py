@@ -257,7 +257,10 @@ def change_user(
 
 
 def remove_user(session: Session, username: str) -> None:
-    """Remove a user and their keys. Raises Conflict while they own anything, or for the last admin."""
+    """Remove a user, with their keys, webhooks and anonymous access.
+
+    Raises Conflict while they own accounts or jobs, and for the last admin.
+    """
     user = get_user(session, username)
     session.delete(user)
     try:

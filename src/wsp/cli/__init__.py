@@ -6,7 +6,6 @@ from functools import cache
 from typing import Annotated
 
 import typer
-from sqlalchemy.exc import SQLAlchemyError
 
 from wsp import __version__
 from wsp.cli import services
@@ -65,13 +64,21 @@ def run(arguments: list[str]) -> int:
         return _fail(error.sentence, CANNOT_START if "--supervised" in arguments else FAILED)
     except WspError as error:
         return _fail(error.sentence)
-    except SQLAlchemyError as error:
-        return _fail(f"The database refused: {str(getattr(error, 'orig', None) or error).strip().splitlines()[0]}")
     except BrokenPipeError:
         sys.stderr.close()  # `wsp token list | head -1`: nobody is reading any more, and nobody wants to hear it
         return FAILED
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except Exception as error:
+        if not _is_from_database(error):
+            raise
+        return _fail(f"The database refused: {str(getattr(error, 'orig', None) or error).strip().splitlines()[0]}")
+
+
+def _is_from_database(error: Exception) -> bool:
+    # Not imported for this: `wsp serve` runs for months, and loads no database.
+    exceptions = sys.modules.get("sqlalchemy.exc")
+    return exceptions is not None and isinstance(error, exceptions.SQLAlchemyError)
 
 
 @cache

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from wsp.auth.service import get_user
-from wsp.cli.environment import open_database, read_settings
+from wsp.cli.environment import read_settings
 from wsp.cli.output import print_table
+from wsp.cli.store import open_database
 from wsp.errors import Invalid, WspError
 from wsp.ftp import bulk
 from wsp.ftp.bulk import Candidate

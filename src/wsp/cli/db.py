@@ -2,7 +2,8 @@
 
 import typer
 
-from wsp.cli.environment import must_exist, read_settings
+from wsp.cli.environment import read_settings
+from wsp.cli.store import must_exist
 from wsp.database import Database
 from wsp.preflight import make_data_dir
 from wsp.revision import REVISION, stored_revision

@@ -1,14 +1,7 @@
-"""What commands start from: the settings, and the database they name."""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+"""What commands start from: the settings."""
 
 import typer
-from sqlalchemy import make_url
 
-from wsp.database import Database
-from wsp.errors import StartupError
 from wsp.settings import Settings, load_settings, unknown_settings
 
 
@@ -18,25 +11,3 @@ def read_settings(*, quiet: bool = False) -> Settings:
     for sentence in [] if quiet else unknown_settings():
         typer.echo(f"wsp: warning: {sentence}", err=True)
     return settings
-
-
-@contextmanager
-def open_database() -> Iterator[Database]:
-    """The database of a server that was started before. Raises StartupError when it is missing or not up to date."""
-    from wsp.preparation import check_schema  # Alembic is slow to import, and only these commands need it
-
-    url = read_settings().database
-    must_exist(url)
-    database = Database(url)
-    try:
-        check_schema(database)
-        yield database
-    finally:
-        database.close()
-
-
-def must_exist(url: str) -> None:
-    """Raise StartupError for an SQLite file that is missing: SQLite would make an empty one of whatever it is given."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-        raise StartupError("There is no database yet; start the server with `wsp serve`, or run: wsp db upgrade")

@@ -10,8 +10,9 @@ import typer
 from wsp.auth.models import ApiKey
 from wsp.auth.schemas import MAX_EXPIRES_IN_DAYS, KeyRequest
 from wsp.auth.service import get_user, issue_key, list_keys, list_users, revoke_key
-from wsp.cli.environment import open_database, read_settings
+from wsp.cli.environment import read_settings
 from wsp.cli.output import print_json, print_table
+from wsp.cli.store import open_database
 
 app = typer.Typer(
     name="token", help="API keys: create, list, revoke.", no_args_is_help=True, rich_help_panel="Administration"

@@ -7,8 +7,8 @@ import typer
 from pydantic import Field
 
 from wsp.auth.service import change_user, create_user, list_users, remove_user
-from wsp.cli.environment import open_database
 from wsp.cli.output import print_json, print_table
+from wsp.cli.store import open_database
 from wsp.errors import Invalid
 from wsp.rest.bodies import RequestBody
 from wsp.rest.fields import Email
@@ -91,7 +91,7 @@ def change(
 
 @app.command()
 def remove(username: Annotated[str, typer.Argument(help="Whom to remove.")]) -> None:
-    """Remove a user who owns nothing, with their keys.
+    """Remove a user who owns no FTP account and no cron job. Keys, webhooks and anonymous access go with them.
 
     Example: wsp user remove anna
     """

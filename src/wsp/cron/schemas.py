@@ -96,11 +96,11 @@ class JobOut(BaseModel):
     last_run_at: Annotated[Timestamp | None, Field(description="When the last finished run started")]
     last_run_ok: Annotated[bool, Field(description="Did that run succeed?")]
     next_run_at: Timestamp | None
-    email_on_complete: str
+    email_on_complete: Annotated[str, Field(examples=["ann@example.com"])]
     email_on_error: bool
     created_at: Timestamp
     updated_at: Timestamp
-    domain: Annotated[str, Field(exclude_if=lambda domain: not domain)] = ""
+    domain: Annotated[str, Field(exclude_if=lambda domain: not domain, examples=["example.com"])] = ""
 
     @classmethod
     def of(cls, job: CronJob, zone: ZoneInfo, *, scheduler_alive: bool) -> Self:
@@ -127,7 +127,7 @@ class JobOut(BaseModel):
 class RunOut(BaseModel):
     """A run of a job: one for every time it was due, also when nothing was started."""
 
-    id: int
+    id: Annotated[int, Field(examples=[17])]
     job_id: Annotated[int, Field(examples=[5])]
     status: Annotated[
         str,
@@ -143,10 +143,18 @@ class RunOut(BaseModel):
     started_at: Timestamp | None
     finished_at: Timestamp | None
     duration_ms: Annotated[int | None, Field(examples=[1843])]
-    output: Annotated[str, Field(description="Standard output and error together: head and tail when it was long")]
+    output: Annotated[
+        str,
+        Field(description="Standard output and error together: head and tail when it was long", examples=["done\n"]),
+    ]
     output_truncated: Annotated[bool, Field(description="Was something left out of the output?")]
     reason: Annotated[
-        str, Field(description="Why, when the status alone does not say", exclude_if=lambda reason: not reason)
+        str,
+        Field(
+            description="Why, when the status alone does not say",
+            examples=["The last run is still going on"],
+            exclude_if=lambda reason: not reason,
+        ),
     ] = ""
 
     @classmethod

@@ -10,6 +10,7 @@ from wsp.ftp.fields import Description
 from wsp.ftp.folders import AbsoluteFolder
 from wsp.ftp.models import Credential
 from wsp.ftp.releases import RELEASE_ID, Release
+from wsp.rest.answers import Total
 from wsp.rest.bodies import ChangeBody, RequestBody
 from wsp.rest.fields import Network, Networks, Timestamp, rfc3339
 
@@ -113,7 +114,7 @@ class CredentialOut(BaseModel):
 class CredentialIssued(BaseModel):
     """A new credential, with what to log in with."""
 
-    message: str
+    message: Annotated[str, Field(examples=["Credential issued. Keep the password, it is not shown again."])]
     username: Annotated[str, Field(examples=["admin_deploy"])]
     password: Annotated[str, Field(examples=["wspftp_" + "0123456789ab" * 4])]
     expires_at: Timestamp
@@ -121,10 +122,10 @@ class CredentialIssued(BaseModel):
 
 
 class CredentialList(BaseModel):
-    """Credentials that have not expired, the oldest first. `total` counts all that match, also beyond `limit`."""
+    """Credentials that have not expired, the oldest first."""
 
     credentials: list[CredentialOut]
-    total: int
+    total: Total
 
 
 class PublishRequest(RequestBody):
@@ -158,13 +159,13 @@ class ReleaseList(BaseModel):
     folder: Annotated[str, Field(examples=["/public_html"])]
     staged: Annotated[bool, Field(description="Has this account a staging of the folder, to publish or discard?")]
     releases: list[ReleaseOut]
-    total: int
+    total: Total
 
 
 class Deployed(BaseModel):
     """The folder holds another state now."""
 
-    message: str
+    message: Annotated[str, Field(examples=["Published successfully"])]
     folder: Annotated[str, Field(examples=["/public_html"])]
     release: Annotated[
         str | None,

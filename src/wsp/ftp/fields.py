@@ -161,7 +161,13 @@ RateKbps = Annotated[
 ]
 AnonymousQuotaMb = Annotated[
     int,
-    Field(title="Quota", ge=0, le=MAX_QUOTA_MB, description="MB (2^20 bytes) of the domain's folder; 0 = unlimited"),
+    Field(
+        title="Quota",
+        ge=0,
+        le=MAX_QUOTA_MB,
+        description="MB (2^20 bytes) of the domain's folder; 0 = unlimited",
+        examples=[500],
+    ),
 ]
 WelcomeMessage = Annotated[
     str,

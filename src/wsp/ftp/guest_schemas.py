@@ -11,6 +11,7 @@ from wsp.ftp.admission import Denied, Reason
 from wsp.ftp.fields import Password
 from wsp.ftp.guests import IPV6_PREFIX
 from wsp.ftp.models import Guest
+from wsp.rest.answers import Total
 from wsp.rest.bodies import RequestBody, left_out
 from wsp.rest.fields import Timestamp, rfc3339
 
@@ -92,7 +93,7 @@ class BanOut(BaseModel):
 
 
 class BanList(BaseModel):
-    """Bans in force, the latest first. `total` counts all that match, also beyond `limit`."""
+    """Bans in force, the latest first."""
 
     bans: list[BanOut]
-    total: int
+    total: Total

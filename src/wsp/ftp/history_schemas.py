@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from wsp.ftp.records import LastSession, SessionRow, Transfer
 from wsp.ftp.sessions import going_on
 from wsp.ftp.transfers import TransferPage
+from wsp.rest.answers import Total
 from wsp.rest.fields import Timestamp, rfc3339
 from wsp.rest.lists import ShortParameters, documented, reader_of
 
@@ -71,10 +72,10 @@ class SessionOut(BaseModel):
 
 
 class SessionList(BaseModel):
-    """Live sessions, the newest first. `total` counts all that match, also beyond `limit`."""
+    """Live sessions, the newest first."""
 
     sessions: list[SessionOut]
-    total: int
+    total: Total
 
 
 class LastSessionOut(BaseModel):
@@ -129,7 +130,7 @@ class LastSessionOut(BaseModel):
 class TransferOut(BaseModel):
     """A transfer that is over."""
 
-    id: int
+    id: Annotated[int, Field(examples=[17])]
     session_id: Annotated[str, Field(examples=["3f8c2f0f4d0e4a55a3b1d5a2b1c0d9e8"])]
     file: Annotated[str, Field(description="As the client names it, absolute", examples=["/app.zip"])]
     direction: Annotated[str, Field(description="upload, append or download", examples=["upload"])]
@@ -166,10 +167,10 @@ class TransferOut(BaseModel):
 
 
 class TransferList(BaseModel):
-    """Transfers, the newest first. `total` counts all that match, also beyond `limit`."""
+    """Transfers, the newest first."""
 
     transfers: list[TransferOut]
-    total: int
+    total: Total
 
 
 def _instant(value: Any) -> datetime:

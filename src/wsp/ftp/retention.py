@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, select
 
 from wsp.database import Database
-from wsp.ftp.models import AnonymousAccess, FtpAccount
+from wsp.ftp.models import AnonymousAccess, FtpAccount, Usage
 from wsp.ftp.records import LastSession, SessionRow, Transfer
 from wsp.heartbeat import FORGET_SECONDS, ServiceRow
 
@@ -35,3 +35,6 @@ def tidy(database: Database, keep_transfers_days: int, *, now: datetime) -> None
                 LastSession.username.not_in(select("anonymous@" + AnonymousAccess.domain)),
             )
         )
+        homes = select(FtpAccount.home_dir)
+        domains = select("/home/" + AnonymousAccess.owner + "/" + AnonymousAccess.domain)
+        session.execute(delete(Usage).where(Usage.home_dir.not_in(homes), Usage.home_dir.not_in(domains)))

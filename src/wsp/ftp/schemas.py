@@ -37,11 +37,14 @@ from wsp.ftp.folders import FolderRule
 from wsp.ftp.models import AnonymousAccess, FtpAccount
 from wsp.homes import home_dir
 from wsp.passwords import hash_password
+from wsp.rest.answers import Total
 from wsp.rest.bodies import ChangeBody, RequestBody, left_out
 from wsp.rest.fields import Domain, Owner, Timestamp, rfc3339
 
-WhenSet = Field(exclude_if=operator.not_)
-"""Of an answer: left out as long as it holds its default."""
+
+def when_set(*examples: Any) -> Any:
+    """Of an answer: left out as long as it holds its default."""
+    return Field(exclude_if=operator.not_, examples=list(examples))
 
 
 class AccountFields(ChangeBody):
@@ -128,16 +131,16 @@ class AccountOut(BaseModel):
     enabled: Annotated[bool, Field(examples=[True])]
     created_at: Timestamp
     updated_at: Timestamp
-    domain: Annotated[str, WhenSet] = ""
-    allowed_ips: Annotated[list[str], WhenSet] = Field(default=[])
-    require_tls: Annotated[bool, WhenSet] = False
-    expires_at: Annotated[Timestamp | None, WhenSet] = None
-    max_sessions: Annotated[int, WhenSet] = 0
-    upload_kbps: Annotated[int, WhenSet] = 0
-    download_kbps: Annotated[int, WhenSet] = 0
-    permissions: Annotated[list[FolderRule] | None, WhenSet] = None
-    home_subdir: Annotated[str, WhenSet] = ""
-    description: Annotated[str, WhenSet] = ""
+    domain: Annotated[str, when_set("example.com")] = ""
+    allowed_ips: Annotated[list[str], when_set(["203.0.113.0/24"])] = Field(default=[])
+    require_tls: Annotated[bool, when_set(True)] = False
+    expires_at: Annotated[Timestamp | None, when_set("2027-01-31T00:00:00+07:00")] = None
+    max_sessions: Annotated[int, when_set(4)] = 0
+    upload_kbps: Annotated[int, when_set(2000)] = 0
+    download_kbps: Annotated[int, when_set(8000)] = 0
+    permissions: Annotated[list[FolderRule] | None, when_set([{"folder": "/", "allow": ["list", "read"]}])] = None
+    home_subdir: Annotated[str, when_set("sites/blog")] = ""
+    description: Annotated[str, when_set("CI of the shop")] = ""
 
     @classmethod
     def of(cls, account: FtpAccount | Row[Any], zone: ZoneInfo) -> Self:
@@ -156,7 +159,7 @@ _values_of = operator.attrgetter(*_SHOWN)
 class RestrictedAccountOut(AccountOut):
     """An FTP account with its `allowed_ips`, also when the list is empty."""
 
-    allowed_ips: list[str]
+    allowed_ips: Annotated[list[str], Field(examples=[["203.0.113.0/24"]])]
 
 
 class AccountWithUsage(AccountOut):
@@ -177,10 +180,10 @@ class AccountWithUsage(AccountOut):
 
 
 class AccountList(BaseModel):
-    """FTP accounts, by name. `total` counts all that match, also beyond `limit`."""
+    """FTP accounts, by name."""
 
     accounts: list[AccountOut]
-    total: int
+    total: Total
 
 
 class FtpStatus(BaseModel):
@@ -215,10 +218,10 @@ class AnonymousOut(BaseModel):
     read_only: bool
     allow_upload: bool
     allow_mkdir: bool
-    max_connections: int
-    rate_kbps: int
-    quota_mb: int
-    welcome_message: str
+    max_connections: Annotated[int, Field(examples=[20])]
+    rate_kbps: Annotated[int, Field(examples=[4000])]
+    quota_mb: Annotated[int, Field(examples=[500])]
+    welcome_message: Annotated[str, Field(examples=["Welcome to example.com."])]
 
     @classmethod
     def of(cls, access: AnonymousAccess) -> Self:

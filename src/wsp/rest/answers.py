@@ -19,10 +19,13 @@ STATUS_OF = {
 CODE_OF = {status: code for code, status in STATUS_OF.items()}
 
 
+Total = Annotated[int, Field(description="All that match, also beyond `limit`", examples=[1])]
+
+
 class Message(BaseModel):
     """A sentence that says what was done."""
 
-    message: str
+    message: Annotated[str, Field(examples=["FTP account deleted successfully"])]
 
 
 class Detail(BaseModel):

@@ -22,6 +22,7 @@ JITTER = 0.2  # of each pause: what failed together is not tried again together
 LEASE_SECONDS = 30  # longer than an attempt takes
 CANDIDATES = 8
 PRUNED_AT_ONCE = 1000
+MAX_PENDING = 10_000  # of one webhook: a target that is gone for good must not fill the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,39 @@ def prune(session: Session, before: datetime) -> int:
         execution_options={"synchronize_session": False},
     )
     return len(removed.all())
+
+
+def cap(session: Session, now: datetime) -> int:
+    """Give up the oldest deliveries of each webhook for which more than MAX_PENDING wait. Returns how many."""
+    over = (
+        select(Delivery.webhook_id, func.count() - MAX_PENDING)
+        .where(_waiting(()))
+        .group_by(Delivery.webhook_id)
+        .having(func.count() > MAX_PENDING)
+    )
+    given_up = 0
+    for webhook_id, excess in session.execute(over).all():
+        oldest = (
+            select(Delivery.id)
+            .where(_waiting(()), Delivery.webhook_id == webhook_id)
+            .order_by(Delivery.id)
+            .limit(excess)
+            .with_for_update(skip_locked=True)
+        )
+        ended = session.scalars(
+            update(Delivery)
+            .where(Delivery.id.in_(session.scalars(oldest).all()))
+            .values(
+                status=FAILED,
+                next_attempt_at=None,
+                finished_at=now,
+                error=f"Given up: more than {MAX_PENDING} deliveries of this webhook waited",
+            )
+            .returning(Delivery.id),
+            execution_options={"synchronize_session": False},
+        )
+        given_up += len(ended.all())
+    return given_up
 
 
 def _waiting(full: Collection[str]) -> ColumnElement[bool]:

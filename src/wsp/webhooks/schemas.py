@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from wsp.rest.answers import Total
 from wsp.rest.bodies import ChangeBody, RequestBody, left_out
 from wsp.rest.fields import Owner, Timestamp, one_line, rfc3339
 from wsp.webhooks.events import EVENTS, known
@@ -84,7 +85,7 @@ class WebhookOut(BaseModel):
     url: Annotated[str, Field(examples=["https://example.com/hooks/wsp"])]
     events: Annotated[list[str], Field(examples=[["upload.*"]])]
     enabled: bool
-    description: str
+    description: Annotated[str, Field(examples=["The shop's build server"])]
     created_at: Timestamp
     updated_at: Timestamp
 
@@ -119,10 +120,14 @@ class WebhookWithSecret(WebhookOut):
 
 
 class WebhookList(BaseModel):
-    """Webhooks, oldest first. `total` counts all that match, also beyond `limit`."""
+    """Webhooks, oldest first."""
 
     webhooks: list[WebhookOut]
-    total: int
+    total: Total
+
+
+_EVENT_ID = "b882803193e1b258d15c4d8b5a005733"
+_PAYLOAD = {"id": _EVENT_ID, "event": "upload.completed", "created_at": "2026-05-18T10:44:36+00:00", "data": {}}
 
 
 class DeliveryOut(BaseModel):
@@ -130,15 +135,15 @@ class DeliveryOut(BaseModel):
 
     id: Annotated[int, Field(description="The value of `X-Wsp-Delivery`", examples=[17])]
     event: Annotated[str, Field(examples=["upload.completed"])]
-    event_id: Annotated[str, Field(description="The same in every delivery of the event")]
-    status: Annotated[Status, Field(description="`failed` is not tried again")]
+    event_id: Annotated[str, Field(description="The same in every delivery of the event", examples=[_EVENT_ID])]
+    status: Annotated[Status, Field(description="`failed` is not tried again", examples=["delivered"])]
     attempts: Annotated[int, Field(examples=[1])]
     response_status: Annotated[int | None, Field(description="HTTP status of the last answer", examples=[200])]
     error: Annotated[str, Field(description="What went wrong last", examples=[""])]
     created_at: Timestamp
     next_attempt_at: Timestamp | None
     finished_at: Timestamp | None
-    payload: Annotated[dict[str, Any], Field(description="The body that is sent")]
+    payload: Annotated[dict[str, Any], Field(description="The body that is sent", examples=[_PAYLOAD])]
 
     @classmethod
     def of(cls, delivery: Delivery, zone: ZoneInfo) -> Self:
@@ -159,7 +164,7 @@ class DeliveryOut(BaseModel):
 
 
 class DeliveryList(BaseModel):
-    """Deliveries of a webhook, newest first. `total` counts all that match, also beyond `limit`."""
+    """Deliveries of a webhook, newest first."""
 
     deliveries: list[DeliveryOut]
-    total: int
+    total: Total

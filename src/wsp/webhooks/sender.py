@@ -28,6 +28,7 @@ from wsp.webhooks.targets import Undeliverable, parse_url
 LOOK_SECONDS = 0.25  # at the version of the store: microseconds
 TROUBLE_SECONDS = 1.0  # before it looks again
 PRUNE_SECONDS = 3600.0
+CAP_SECONDS = 60.0
 STOP_SECONDS = 2.0  # that attempts may go on when the process stops; then their lease runs out
 
 THREADS = 8
@@ -75,7 +76,7 @@ class Sender:
             await asyncio.to_thread(thread.join, max(0.0, deadline - time.monotonic()))
 
     async def _follow(self) -> None:
-        seen, look_at, prune_at = -1, 0.0, time.monotonic()
+        seen, look_at, prune_at, cap_at = -1, 0.0, time.monotonic(), 0.0
         while True:
             now = time.monotonic()
             try:
@@ -83,6 +84,9 @@ class Sender:
                 if version != seen or now >= look_at:
                     seen = version
                     look_at = now + await asyncio.to_thread(self._look)
+                if now >= cap_at:
+                    cap_at = now + CAP_SECONDS
+                    await asyncio.to_thread(self._cap)
                 if now >= prune_at:
                     prune_at = now + PRUNE_SECONDS
                     await asyncio.to_thread(self._prune)
@@ -110,6 +114,12 @@ class Sender:
         while removed == queue.PRUNED_AT_ONCE:
             with self._database.transaction(announce=False) as session:
                 removed = queue.prune(session, before)
+
+    def _cap(self) -> None:
+        with self._database.transaction(announce=False) as session:
+            given_up = queue.cap(session, self._clock())
+        if given_up:
+            logger.warning("%d deliveries of webhooks were given up: too many waited", given_up)
 
     def _spawn(self) -> None:
         with self._lock:

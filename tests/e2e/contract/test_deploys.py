@@ -137,6 +137,22 @@ class TestReleases:
         assert removed.json() == {"message": "1 release removed successfully"}
         assert ann("GET", path).json()["total"] == 0
 
+    def test_are_listed_in_parts(self, ann: Any, account: str, login: Any) -> None:
+        client = login(account)
+        client.mkd("site")
+        for _ in range(3):
+            client.sendcmd("SITE STAGE site")
+            client.sendcmd("SITE PUBLISH")
+        path = f"{account}/releases?folder=/site"
+        ids = [release["id"] for release in ann("GET", path).json()["releases"]]
+        part = ann("GET", f"{path}&limit=1&offset=1")
+        assert part.json()["total"] == 3
+        assert [release["id"] for release in part.json()["releases"]] == ids[1:2]
+        assert part.headers["X-Total-Count"] == "3"
+        assert "folder=%2Fsite&limit=1&offset=2" in part.headers["Link"]
+        found = ann("GET", f"{path}&search={ids[0]}").json()
+        assert ([release["id"] for release in found["releases"]], found["total"]) == (ids[:1], 1)
+
     def test_a_repeated_publish_is_answered_from_the_store(
         self, ann: Any, account: str, server: Any, login: Any
     ) -> None:

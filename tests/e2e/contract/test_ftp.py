@@ -170,7 +170,9 @@ class TestCreate:
         assert [*changed.json().items()][3:6] == [*created.items()][3:6]
         assert {name: changed.json()[name] for name in fields} == fields
         listed = ann("GET", "/ftp/").json()["accounts"]
-        assert listed == [ann("GET", f"/ftp/{name}").json() for name in (created["username"], plain["username"])]
+        assert listed == [created, changed.json()]
+        shown = ann("GET", f"/ftp/{created['username']}").json()
+        assert [*shown.items()] == [*created.items(), ("used_bytes", 0), ("file_count", 0)]
         lifted = {
             "allowed_ips": [],
             "domain": "",

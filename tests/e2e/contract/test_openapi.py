@@ -1,5 +1,6 @@
 """The OpenAPI document: complete, usable without the internet, and kept by every answer."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -63,12 +64,38 @@ class TestDocument:
             for field in required:
                 assert schemas[name]["properties"][field].get("examples"), f"{name}.{field}"
 
+    def test_every_value_of_an_answer_is_shown_with_an_example(self, document: dict[str, Any]) -> None:
+        schemas = document["components"]["schemas"]
+        without = {
+            f"{name}.{field}"
+            for name in _answers(document)
+            for field, shown in schemas[name].get("properties", {}).items()
+            if shown.get("type") in ("string", "integer", "object") and not shown.keys() & {"examples", "const"}
+        }
+        assert sorted(without) == []
+
     def test_the_page_needs_no_other_host(self, anybody: httpx.Client) -> None:
         page = anybody.get("/docs")
         assert page.status_code == 200
         assert not re.search(r"https?://", page.text)
         for asset in re.findall(r"(?:src|href)=\"([^\"]+)\"", page.text):
             assert anybody.get(asset).status_code == 200, asset
+
+
+def _answers(document: dict[str, Any]) -> set[str]:
+    """The names of the schemas that successful answers are made of."""
+    answers = [
+        response
+        for item in document["paths"].values()
+        for operation in item.values()
+        for status, response in operation["responses"].items()
+        if status.startswith("2")
+    ]
+    found: set[str] = set()
+    while names := set(re.findall(r"schemas/(\w+)", json.dumps(answers))) - found:
+        found |= names
+        answers = [document["components"]["schemas"][name] for name in names]
+    return found
 
 
 class TestAnswers:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-from fastapi import BackgroundTasks, Query, Request
+from fastapi import BackgroundTasks, Query, Request, Response
 
 from wsp.database import utc_now
 from wsp.errors import Conflict, NotFound
@@ -29,6 +29,7 @@ from wsp.ftp.models import FtpAccount
 from wsp.ftp.releases import Releases
 from wsp.homes import home_path, open_home
 from wsp.rest.answers import Message, failures
+from wsp.rest.lists import LIST_HEADERS, SHORT_PAGE_PARAMETERS, ShortPageQuery, page_headers
 from wsp.rest.session import Reader, Writer, Zone
 from wsp.rest.state import get_state
 from wsp.settings import Settings
@@ -44,17 +45,27 @@ logger = logging.getLogger(__name__)
     "/{id}/releases",
     operation_id="listReleases",
     summary="List the releases of a folder",
-    responses=failures(404, 409),
+    openapi_extra=SHORT_PAGE_PARAMETERS,
+    responses={200: {"headers": LIST_HEADERS}, **failures(404, 409)},
 )
 def list_releases(
-    id: AccountId, folder: FolderQuery, caller: Caller, session: Reader, zone: Zone, request: Request
+    id: AccountId,
+    folder: FolderQuery,
+    caller: Caller,
+    session: Reader,
+    zone: Zone,
+    page: ShortPageQuery,
+    request: Request,
+    response: Response,
 ) -> ReleaseList:
-    """The former states of a folder that is deployed atomically, the latest first."""
+    """The former states of a folder that is deployed atomically, the latest first. `search` is for their ids."""
     account = service.get_account(session, caller.sees_owner, id)
     with _releases(get_state(request).settings, account, folder) as releases:
         kept, staged = releases.list(), releases.is_staged()
-    shown = [ReleaseOut.of(release, zone) for release in kept]
-    return ReleaseList(folder=folder, staged=staged, releases=shown, total=len(shown))
+    found = [ReleaseOut.of(release, zone) for release in kept if page.search in release.id]
+    response.headers.update(page_headers(request, page, len(found)))
+    shown = found[page.offset :][: page.limit]
+    return ReleaseList(folder=folder, staged=staged, releases=shown, total=len(found))
 
 
 @router.post(

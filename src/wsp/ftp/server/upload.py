@@ -3,7 +3,7 @@
 One that may only add is published by link(2) instead, which never replaces what is there.
 
 What an interrupted upload left is kept, hidden, for a while, so that the same account can go on with it. The server
-docs (`docs/ftp.md`) say what clients see of it, and why.
+docs (`docs/ftp-files.md`) say what clients see of it, and why.
 """
 
 import errno
