@@ -18,13 +18,15 @@ pytestmark = [
 
 MEBIBYTE = 2**20
 DISK = 8 * MEBIBYTE
+DATA_DISK = 64 * MEBIBYTE  # what the FTP processes share takes some 20 MB
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    size = getattr(request, "param", DISK)
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(folder)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode != 0:
         pytest.skip("this container may not mount a tmpfs")
     yield folder
@@ -82,6 +84,7 @@ class TestFilesRoot:
 
 
 class TestDataFolder:
+    @pytest.mark.parametrize("small_disk", [DATA_DISK], indirect=True)
     def test_logins_and_uploads_go_on(
         self,
         migrated_sqlite: Path,

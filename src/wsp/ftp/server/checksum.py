@@ -160,7 +160,8 @@ class Checksum:
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
-        logger.warning("the checksum of an upload could not be computed: %s", error)
+        if self._result is None:  # else it was given up, and the file with it
+            logger.warning("the checksum of an upload could not be computed: %s", error)
         self._settle("")
 
     def _settle(self, result: str) -> None:

@@ -246,6 +246,8 @@ class Upload:
         if self._checksum is not None:
             self._checksum.give_up()
         with suppress(OSError):
+            if self._fd >= 0:
+                os.ftruncate(self._fd, 0)  # a checksum may still read it: the disk has its room back at once
             self._close_file()
         with suppress(FileNotFoundError):
             os.unlink(self._temporary, dir_fd=self._place.folder)
