@@ -24,7 +24,7 @@ from wsp.ftp.counting import Figure, real_path
 from wsp.ftp.server import books
 from wsp.ftp.server.books import Books
 from wsp.ftp.server.names import NameLocks
-from wsp.ftp.server.shared import FILE_MODE, FOLDER_MODE, SharedTable, WorkerNumber, key_of
+from wsp.ftp.server.shared import FILE_MODE, FOLDER_MODE, SharedTable, WorkerNumber, key_of, private
 
 SLOTS = 2**17  # homes that were used over FTP on this machine
 FULL_SHARE = 0.75  # a table so full is begun anew when the first process starts
@@ -136,7 +136,7 @@ class Ledger:
             slot = self._table.find(key, make=False)
             if slot is None:
                 # By their keys alone, nobody could find the homes of a process that died.
-                with self._homes_path.open("ab") as names:
+                with open(self._homes_path, "ab", opener=private) as names:
                     names.write(f"{home}\n".encode("utf-8", "surrogateescape"))
                 slot = self._table.find(key) or 0
                 self._table.add(self._header, _HOMES, 1)
@@ -421,7 +421,8 @@ def _begin_anew(folder: Path) -> None:
             return
     for path in (folder / "usage.table", folder / "homes", *folder.glob("usage-*.book")):
         path.unlink(missing_ok=True)
-    mark.write_text(boot)
+    with open(mark, "w", opener=private) as file:
+        file.write(boot)
 
 
 def _is_full(path: Path) -> bool:
@@ -440,5 +441,6 @@ def _origin(path: Path) -> str:
     with suppress(FileNotFoundError):
         return path.read_text()
     origin = secrets.token_hex(4)
-    path.write_text(origin)
+    with open(path, "w", opener=private) as file:
+        file.write(origin)
     return origin
