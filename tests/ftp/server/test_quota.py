@@ -179,9 +179,9 @@ class TestUpload:
         folder = server.anonymous("quota.example", allow_upload=True, quota_mb=1)
         client = connect(server)
         client.login("anonymous@quota.example", "x")
-        put(client, "a", b"x" * 900_000)
+        put(client, "incoming/a", b"x" * 900_000)
         with pytest.raises(ftplib.error_perm, match="552 Quota exceeded"):
-            put(client, "b", b"x" * 900_000)
+            put(client, "incoming/b", b"x" * 900_000)
         assert held(folder) == (900_000, 1)
 
     def test_ascii_counts_what_is_stored(self, server: Any, connect: Any, settled: Any) -> None:
