@@ -40,6 +40,11 @@ def key_of(*parts: str) -> bytes:
     return hashlib.blake2b(text, digest_size=KEY_BYTES).digest()
 
 
+def private(path: str, flags: int) -> int:
+    """An `opener` of open() for what is this server's alone: the umask is one for the clients' files."""
+    return os.open(path, flags, FILE_MODE)
+
+
 class SharedTable:
     """Records of `fields` signed 64-bit integers each, shared by every process that opens the same file.
 
