@@ -5,8 +5,8 @@
 
 wsp runs as it does by default, with a quota and an xferlog on top. The servers take turns within each round, so that
 what else the machine does hits all of them; a ratio is the median over the rounds of wsp's rate divided by the best
-peer's. Streams are timed from the command to the last reply, by curl: the login is not in them. Files lie in memory where there
-is /dev/shm. Needs root, curl, lftp, openssl, and what `peers.py` says.
+peer's. Streams are timed from the command to the last reply, by curl: the login is not in them. Files lie in memory
+where there is /dev/shm. Needs root, curl, lftp, openssl, and what `peers.py` says.
 """
 
 import argparse

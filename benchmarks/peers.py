@@ -138,7 +138,16 @@ def pure_ftpd(root: Path, folder: Path, certificate: Path, *, user: str, passwor
     hashed = sha512_crypt.using(rounds=5000).hash(password)
     passwords.write_text(f"{user}:{hashed}:{OWNER}:{OWNER}::{home}/./::::::::::::\n")
     subprocess.run([root / "usr/bin/pure-pw", "mkdb", database, "-f", passwords], check=True)
-    command = [root / "usr/sbin/pure-ftpd", "-S", f"127.0.0.1,{port}", "-l", f"puredb:{database}", "-E", "-H", "-A"]
+    command: list[str | Path] = [
+        root / "usr/sbin/pure-ftpd",
+        "-S",
+        f"127.0.0.1,{port}",
+        "-l",
+        f"puredb:{database}",
+        "-E",
+        "-H",
+        "-A",
+    ]
     command += ["-c", "10000", "-C", "10000", "-p", f"{PASSIVE_PORTS[0]}:{PASSIVE_PORTS[1]}", "-Y", "1"]
     command += [f"--certfile={certificate}", "-g", folder / "pid", "-O", f"clf:{folder / 'transfers'}"]
     with _running("pure-ftpd", command, port, user, password, home) as server:
@@ -193,7 +202,7 @@ TLSOptions NoSessionReuseRequired
 TLSVerifyClient off
 """
     )
-    command = [root / "usr/sbin/proftpd", "-n", "-q", "-c", path]
+    command: list[str | Path] = [root / "usr/sbin/proftpd", "-n", "-q", "-c", path]
     with _running("proftpd", command, port, user, password, home) as server:
         yield server
 
@@ -204,12 +213,9 @@ STARTERS = {"vsftpd": vsftpd, "pure-ftpd": pure_ftpd, "proftpd": proftpd}
 def make_certificate(folder: Path) -> Path:
     """A self-signed certificate and its RSA key in one PEM file."""
     path = folder / "bench.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-        + ["-keyout", folder / "bench.key", "-out", folder / "bench.crt"],
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
+    request: list[str | Path] = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    request += ["-subj", "/CN=localhost", "-keyout", folder / "bench.key", "-out", folder / "bench.crt"]
+    subprocess.run(request, check=True, stderr=subprocess.DEVNULL)
     path.write_bytes((folder / "bench.key").read_bytes() + (folder / "bench.crt").read_bytes())
     path.chmod(0o600)
     return path
