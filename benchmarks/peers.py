@@ -213,14 +213,9 @@ STARTERS = {"vsftpd": vsftpd, "pure-ftpd": pure_ftpd, "proftpd": proftpd}
 def make_certificate(folder: Path) -> Path:
     """A self-signed certificate and its RSA key in one PEM file."""
     path = folder / "bench.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
-            *("-keyout", folder / "bench.key", "-out", folder / "bench.crt"),
-        ],
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
+    request: list[str | Path] = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    request += ["-subj", "/CN=localhost", "-keyout", folder / "bench.key", "-out", folder / "bench.crt"]
+    subprocess.run(request, check=True, stderr=subprocess.DEVNULL)
     path.write_bytes((folder / "bench.key").read_bytes() + (folder / "bench.crt").read_bytes())
     path.chmod(0o600)
     return path

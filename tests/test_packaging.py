@@ -139,7 +139,7 @@ class TestTheDockerfile:
         assert instructions("ENTRYPOINT") == ['["/usr/bin/tini", "--"]']
         assert instructions("CMD") == ['["wsp", "serve"]']
 
-    def test_exposes_the_default_ports(self) -> None:
+    def test_exposes_the_default_ports_and_that_of_implicit_ftps(self) -> None:
         assert instructions("EXPOSE") == ["3082 2121 990 50000-50999"]
 
     @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
