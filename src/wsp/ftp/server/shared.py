@@ -25,11 +25,6 @@ _MAGIC = b"wsp-tab1"
 _EMPTY = bytes(KEY_BYTES)
 
 
-def private(path: str, flags: int) -> int:
-    """An opener for `open()`: what it makes is for the eyes of the server alone, whatever the umask of uploads is."""
-    return os.open(path, flags, FILE_MODE)
-
-
 class TableFull(Exception):
     """Every slot of the table is taken."""
 
