@@ -14,7 +14,6 @@ are paths of the account's home, whatever the jail is narrowed to; what is below
 that it stands in for.
 """
 
-import ctypes
 import errno
 import os
 import stat
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from wsp.ftp.openat2 import has_openat2, open_beneath
 from wsp.ftp.ownership import Owner
 from wsp.ftp.permissions import NotAllowed, Permissions, Right
 
@@ -31,50 +31,7 @@ FOLDER_MODE = 0o777  # less the umask
 PERMISSION_BITS = 0o777
 MAX_LINKS = 40  # as in Linux, path_resolution(7)
 
-_SYS_OPENAT2 = 437  # the same number on every architecture
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_BENEATH = 0x08
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-_RETRIES = 8  # openat2 says EAGAIN when a rename went on elsewhere at the same time
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
-
-
-def _openat2(folder: int, path: str, flags: int) -> int:
-    how = _OpenHow(flags=flags | os.O_CLOEXEC, mode=0, resolve=_RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
-    name = os.fsencode(path)
-    for _ in range(_RETRIES):
-        opened = _syscall(
-            ctypes.c_long(_SYS_OPENAT2),
-            ctypes.c_long(folder),
-            ctypes.c_char_p(name),
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
-        )
-        if opened >= 0:
-            return int(opened)
-        number = ctypes.get_errno()
-        if number != errno.EAGAIN:
-            break
-    raise OSError(number, os.strerror(number), path)
-
-
-def _has_openat2() -> bool:
-    root = os.open("/", _FOLDER)
-    try:
-        os.close(_openat2(root, ".", _FOLDER))
-    except OSError:
-        return False  # an old kernel, or a container that forbids what it does not know
-    finally:
-        os.close(root)
-    return True
 
 
 class Place(NamedTuple):
@@ -99,7 +56,7 @@ class Jail:
     of them.
     """
 
-    use_openat2 = _has_openat2()
+    use_openat2 = has_openat2()
     permissions: Callable[[], Permissions | None] = staticmethod(lambda: None)
     """The permissions as they are at the moment; None: everything is allowed."""
 
@@ -413,7 +370,7 @@ class Jail:
     def _open_beneath(self, root: int, steps: list[str], flags: int) -> int:
         if self.use_openat2:
             try:
-                return _openat2(root, "/".join(steps) or ".", flags)
+                return open_beneath(root, "/".join(steps) or ".", flags)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
@@ -436,7 +393,7 @@ class Jail:
                 return Place(os.dup(root), ".")
             if self.use_openat2:
                 try:
-                    return Place(_openat2(root, "/".join(steps[:-1]) or ".", _FOLDER), steps[-1])
+                    return Place(open_beneath(root, "/".join(steps[:-1]) or ".", _FOLDER), steps[-1])
                 except OSError as error:
                     if error.errno != errno.EXDEV:
                         raise

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from wsp.ftp.jail import Jail
+from wsp.ftp.server.beginning import begin_upload
 from wsp.ftp.server.ledger import Ledger
 from wsp.ftp.server.shared import WorkerNumber
 from wsp.ftp.server.tally import Tally
-from wsp.ftp.server.upload import begin_upload
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pyftpdlib.filesystems import AbstractedFS, FilesystemError
 
 from wsp.ftp.jail import RESERVED_PREFIX, Jail
 from wsp.ftp.permissions import NotAllowed, Permissions, Right
-from wsp.ftp.server import upload as uploads
+from wsp.ftp.server import beginning
 from wsp.ftp.server.tally import Tally
 from wsp.ftp.server.upload import Upload, UploadRefused
 
@@ -87,15 +87,15 @@ class JailedFilesystem(AbstractedFS):
 
     def begin_upload(self, path: str) -> Upload:
         """Receive a whole file. Raises OSError, UploadRefused, NotAllowed."""
-        return self._began(uploads.begin_upload(self._jail, self.tally, self._account, path))
+        return self._began(beginning.begin_upload(self._jail, self.tally, self._account, path))
 
     def resume_upload(self, path: str, offset: int | None) -> Upload:
         """Receive the rest of a file, from `offset` bytes on or from its end. Raises as `begin_upload()`."""
         if not self._resumes:
-            raise UploadRefused(uploads.NOT_RESUMED)
+            raise UploadRefused(beginning.NOT_RESUMED)
         keep_seconds = self._leftovers.keep_seconds
         return self._began(
-            uploads.resume_upload(
+            beginning.resume_upload(
                 self._jail, self.tally, self._account, path, offset, now=time.time(), keep_seconds=keep_seconds
             )
         )
@@ -115,7 +115,7 @@ class JailedFilesystem(AbstractedFS):
         if not self._resumes:
             return None
         keep_seconds = self._leftovers.keep_seconds
-        return uploads.resumable_size(self._jail, self._account, path, now=time.time(), keep_seconds=keep_seconds)
+        return beginning.resumable_size(self._jail, self._account, path, now=time.time(), keep_seconds=keep_seconds)
 
     # Changes
 
@@ -141,7 +141,7 @@ class JailedFilesystem(AbstractedFS):
             # What only the server can see must not keep a client from removing a folder.
             folder = self._jail.open_folder(path, None)
             try:
-                uploads.remove_leftovers(self.tally, folder)
+                beginning.remove_leftovers(self.tally, folder)
                 names = os.listdir(folder)
             finally:
                 os.close(folder)
@@ -152,7 +152,7 @@ class JailedFilesystem(AbstractedFS):
             self._jail.rmdir(path)
 
     def remove(self, path: str) -> None:
-        leftover = uploads.forget_upload(self._jail, self.tally, self._account, path)
+        leftover = beginning.forget_upload(self._jail, self.tally, self._account, path)
         try:
             with self._jail.removable(path) as place:
                 self.tally.unlink(place)
@@ -225,7 +225,7 @@ class JailedFilesystem(AbstractedFS):
             hidden = [name for name in names if name.startswith(RESERVED_PREFIX)]
             if hidden:
                 keep_seconds = self._leftovers.keep_seconds
-                uploads.sweep(self.tally.unlink, folder, hidden, now=time.time(), keep_seconds=keep_seconds)
+                beginning.sweep(self.tally.unlink, folder, hidden, now=time.time(), keep_seconds=keep_seconds)
                 names = [name for name in names if not name.startswith(RESERVED_PREFIX)]
         finally:
             os.close(folder)

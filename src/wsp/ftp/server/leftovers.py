@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from wsp.ftp.jail import Jail, Place
-from wsp.ftp.server import upload as uploads
+from wsp.ftp.server import beginning
 
 SWEEP_SECONDS = 3600.0
 NOTE_SECONDS = 1800.0  # a folder is noted again after so long: well before the note of it can have been read
@@ -89,8 +89,8 @@ class Leftovers:
         finally:
             jail.close()
         try:
-            uploads.sweep(self._unlink, folder, os.listdir(folder), now=now, keep_seconds=self.keep_seconds)
-            return any(name.startswith(uploads.UPLOAD_PREFIX) for name in os.listdir(folder))
+            beginning.sweep(self._unlink, folder, os.listdir(folder), now=now, keep_seconds=self.keep_seconds)
+            return any(name.startswith(beginning.UPLOAD_PREFIX) for name in os.listdir(folder))
         finally:
             os.close(folder)
 
