@@ -10,8 +10,8 @@
 PYTHON ?= python3
 TESTS ?= tests
 PYTEST ?=
-# Two at a time; the tests of a file stay together, as they share servers.
-PARALLEL ?= -n 2 --dist loadfile
+# Four at a time, for tests wait for servers more than they compute; those of a file stay together, as they share them.
+PARALLEL ?= -n 4 --dist loadfile
 
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
