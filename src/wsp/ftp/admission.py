@@ -13,7 +13,6 @@ from wsp.settings import Settings
 class Reason(StrEnum):
     """Why somebody is not let in, as the API names it."""
 
-    UNKNOWN_USER = "unknown_user"
     WRONG_PASSWORD = "wrong_password"  # noqa: S105 - a reason, not a secret
     DISABLED = "disabled"
     OWNER_DISABLED = "owner_disabled"

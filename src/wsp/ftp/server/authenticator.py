@@ -27,9 +27,6 @@ from wsp.passwords import verify_password
 T = TypeVar("T")
 
 ANONYMOUS_NAMES = ("anonymous", "ftp")
-READ_PERMISSIONS = "elr"  # pyftpdlib's letters: enter, list, retrieve
-WRITE_PERMISSIONS = "adfmwMT"  # append, delete, rename, make folders, store, change modes, change times
-ANONYMOUS_WRITE_PERMISSIONS = "w"  # leave a file, and never touch what is there
 
 WRONG = "530 Login incorrect."  # one sentence for every reason: it must not tell which accounts exist
 NEEDS_TLS = "530 This login needs TLS: use explicit FTPS (AUTH TLS), and log in again."
