@@ -28,7 +28,10 @@ def _shape(database: Database) -> dict[str, object]:
     inspector = inspect(database.engine)
     return {
         table: {
-            "columns": [(c["name"], str(c["type"]), c["nullable"], c["default"]) for c in inspector.get_columns(table)],
+            # Sorted: a column that came later stands last in the table, and where it belongs in the model.
+            "columns": sorted(
+                (c["name"], str(c["type"]), c["nullable"], str(c["default"])) for c in inspector.get_columns(table)
+            ),
             "primary key": inspector.get_pk_constraint(table),
             "foreign keys": sorted(map(repr, inspector.get_foreign_keys(table))),
             "unique": sorted(map(repr, inspector.get_unique_constraints(table))),

@@ -105,6 +105,12 @@ def _file_owner(value: str) -> str:
     return value
 
 
+def _public_url(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", value):
+        raise ValueError("an http or https URL, as in https://panel.example.com, is allowed")
+    return value and value.rstrip("/")
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
@@ -249,11 +255,25 @@ class Settings(BaseSettings):
         14
     )
 
+    cron_run_as: Annotated[
+        Literal["service", "owner"],
+        BeforeValidator(_lower),
+        Field(description="System account of job commands: service (the server's own) or owner; owner needs root"),
+    ] = "service"
     cron_max_running: Annotated[int, Field(ge=1, description="Commands that run at the same time")] = 200
     cron_max_output_bytes: Annotated[
         int, Field(ge=1024, le=16 * MEBIBYTE, description="Output kept of each run: its head and its tail, in bytes")
     ] = 65536
     cron_keep_runs: Annotated[int, Field(ge=1, description="Runs kept in the log of each job")] = 1000
+    cron_keep_days: Annotated[int, Field(ge=0, description="Days that runs are kept, 0 = as long as their number")] = 0
+    cron_mail_limit: Annotated[
+        int, Field(ge=0, description="Mails an hour about each job, 0 = any number; a summary tells of the rest")
+    ] = 20
+
+    public_url: Annotated[
+        str | None, AfterValidator(_public_url), Field(description="Where people reach this server, for links in mails")
+    ] = None
+    metrics_public: Annotated[bool, Field(description="Show /metrics without a key")] = False
 
     smtp_host: Annotated[str | None, Field(description="Mail server for job mails; none are sent when not set")] = None
     smtp_port: Annotated[Port, Field(description="Port of the mail server")] = 25

@@ -1,7 +1,8 @@
 """Every table of the store, gathered for migrations."""
 
 from wsp.auth.models import ApiKey, User
-from wsp.cron.models import CronJob, JobRun
+from wsp.counters import CounterRow
+from wsp.cron.models import CronJob, CronState, Follows, JobRun, Maintenance, Notice, Pause
 from wsp.database import Base
 from wsp.epochs import Epoch
 from wsp.ftp.models import AnonymousAccess, Credential, FtpAccount, Guest, Usage
@@ -15,14 +16,20 @@ metadata = Base.metadata
 __all__ = [
     "AnonymousAccess",
     "ApiKey",
+    "CounterRow",
     "Credential",
     "CronJob",
+    "CronState",
     "Delivery",
     "Epoch",
+    "Follows",
     "FtpAccount",
     "Guest",
     "JobRun",
     "LastSession",
+    "Maintenance",
+    "Notice",
+    "Pause",
     "ServiceRow",
     "SessionRow",
     "StoredAnswer",

@@ -9,7 +9,7 @@ from wsp import __version__
 from wsp.auth.dependencies import authenticate
 from wsp.auth.endpoints import auth_router, keys_router
 from wsp.auth.keyring import Keyring
-from wsp.cron.endpoints import router as cron_router
+from wsp.cron.endpoints import ROUTERS as CRON_ROUTERS
 from wsp.database import Database
 from wsp.ftp.endpoints import ROUTERS as FTP_ROUTERS
 from wsp.rest.state import State
@@ -52,7 +52,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     )
     app.state.wsp = State(settings, database, version, authenticate)
     app.state.keyring = keyring
-    for router in (*FTP_ROUTERS, cron_router, webhooks_router, auth_router, keys_router):
+    for router in (*FTP_ROUTERS, *CRON_ROUTERS, webhooks_router, auth_router, keys_router):
         app.include_router(router, prefix=API_BASE)
     app.include_router(health.router)
     documents.install(app)

@@ -11,6 +11,21 @@ EVENTS = {
     "login.failed": "An FTP login was refused",
     "upload.completed": "An upload is complete, and the file has its name",
     "upload.failed": "An upload broke off or was refused",
+    "job.created": "A cron job was created",
+    "job.updated": "A cron job was changed; `changed` names what",
+    "job.enabled": "A cron job was enabled",
+    "job.disabled": "A cron job was disabled",
+    "job.deleted": "A cron job was deleted",
+    "job.overdue": "A cron job has not succeeded for longer than it may",
+    "job.recovered": "A cron job succeeded after it had failed or was overdue",
+    "job.unusual": "A run took much longer or shorter than this job's runs usually do",
+    "run.started": "A command was started",
+    "run.succeeded": "A run ended well",
+    "run.failed": "A run ended with another exit code than 0, or could not be started",
+    "run.timed_out": "A run took longer than it may, and was ended",
+    "run.killed": "A run was ended by somebody, or because the scheduler stopped",
+    "run.lost": "A run whose end nobody saw",
+    "run.skipped": "A run was due and was not started",
 }
 """Every event, and when it happens."""
 

@@ -1,4 +1,4 @@
-"""`/api/v1/cronjobs`."""
+"""`/api/v1/cronjobs`: the jobs themselves."""
 
 from typing import Annotated
 

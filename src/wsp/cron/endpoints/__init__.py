@@ -1,0 +1,6 @@
+"""`/api/v1/cronjobs`: a module for each part of it."""
+
+from wsp.cron.endpoints import jobs
+
+# Before the jobs come the paths that would be taken for a job's id.
+ROUTERS = (jobs.router,)

@@ -1,0 +1,66 @@
+"""What planning, running and reporting hand to one another. No database here."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from wsp.cron.policy import Policy
+from wsp.cron.runner.orders import Output
+
+Status = Literal["succeeded", "failed", "timed_out", "killed", "lost", "skipped"]
+Trigger = Literal["schedule", "missed", "manual", "retry", "after", "reboot"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What has to be known of a job to run it and to tell of its end."""
+
+    id: int
+    owner: str
+    name: str
+    command: str
+    email_on_complete: str
+    email_on_error: bool
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that has a row."""
+
+    run_id: int
+    job: Job
+    scheduled_for: datetime
+    start_at: datetime
+    trigger: Trigger
+    attempt: int = 1
+    cause_run_id: int | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end of a run. `exit_code` is None for a command that never started, or whose end nobody saw."""
+
+    status: Status
+    started_at: datetime | None
+    finished_at: datetime
+    reason: str = ""
+    exit_code: int | None = None
+    duration_ms: int | None = None
+    cpu_ms: int | None = None
+    memory_kb: int | None = None
+    output: Output = Output()
+
+    @property
+    def ok(self) -> bool:
+        """Did the command do what it was asked for?"""
+        return self.status == "succeeded"
+
+
+@dataclass(frozen=True)
+class End:
+    """A run and what came of it, as those are told who act upon it in the transaction that records it."""
+
+    run: PlannedRun
+    result: Result
+    will_retry: bool = False  # another attempt follows: not yet the last word
