@@ -1,6 +1,6 @@
 """What planning, running and reporting hand to one another. No database here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -35,6 +35,7 @@ class PlannedRun:
     trigger: Trigger
     attempt: int = 1
     cause_run_id: int | None = None
+    contended: bool = False  # another scheduler had a run of this job when this one was claimed
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Result:
     duration_ms: int | None = None
     cpu_ms: int | None = None
     memory_kb: int | None = None
-    output: Output = Output()
+    output: Output = field(default_factory=Output)
 
     @property
     def ok(self) -> bool:
