@@ -3,6 +3,7 @@
 A process counts in memory, and now and then writes what has come together, in one short transaction.
 """
 
+import re
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from wsp.database import Base
+
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class CounterRow(Base):
@@ -85,6 +88,11 @@ def add_to_stored(session: Session, node: str, counted: dict[tuple[str, str], fl
         set_={"value": CounterRow.value + statement.excluded.value},
     )
     session.execute(upsert, rows)
+
+
+def labels_of(row: CounterRow) -> dict[str, str]:
+    """The labels of a stored counter, by name."""
+    return dict(_LABEL.findall(row.labels))
 
 
 def stored(session: Session) -> Iterable[CounterRow]:

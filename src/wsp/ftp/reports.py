@@ -14,8 +14,10 @@ from sqlalchemy import delete, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from wsp.counters import Counters, add_to_stored
 from wsp.ftp.models import FtpAccount
 from wsp.ftp.records import LastSession, SessionRow, Transfer
+from wsp.heartbeat import node_name
 from wsp.webhooks.models import Webhook
 from wsp.webhooks.service import emit
 
@@ -145,7 +147,21 @@ def write(session: Session, report: Report, *, keep_transfers: bool) -> bool:
     if keep_transfers and report.transfers:
         session.execute(insert(Transfer), [_transfer_columns(transfer) for transfer in report.transfers])
     _write_last_sessions(session, [*report.sessions, *report.refusals.values()])
+    if report.transfers or report.refusals:
+        add_to_stored(session, node_name(), _counted(report))
     return _tell_webhooks(session, report)
+
+
+def _counted(report: Report) -> dict[tuple[str, str], float]:
+    """What the report adds to the counters."""
+    counters = Counters()
+    for transfer in report.transfers:
+        result = "completed" if transfer.completed else "failed"
+        counters.add("ftp_transfers_total", direction=transfer.direction, result=result)
+        counters.add("ftp_transfer_bytes_total", transfer.bytes, direction=transfer.direction)
+    for refused in report.refusals.values():
+        counters.add("ftp_logins_refused_total", refused.attempts)
+    return counters.take()
 
 
 def _transfer_columns(transfer: EndedTransfer) -> dict[str, Any]:

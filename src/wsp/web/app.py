@@ -15,7 +15,7 @@ from wsp.ftp.endpoints import ROUTERS as FTP_ROUTERS
 from wsp.rest.state import State
 from wsp.settings import Settings
 from wsp.version import store_version
-from wsp.web import documents, failures, health
+from wsp.web import documents, failures, health, metrics
 from wsp.web.gate import Gate
 from wsp.webhooks.endpoints import router as webhooks_router
 from wsp.webhooks.sender import Sender
@@ -52,10 +52,17 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     )
     app.state.wsp = State(settings, database, version, authenticate)
     app.state.keyring = keyring
+    app.state.requests = metrics.RequestCounts()
     for router in (*FTP_ROUTERS, *CRON_ROUTERS, webhooks_router, auth_router, keys_router):
         app.include_router(router, prefix=API_BASE)
     app.include_router(health.router)
+    app.include_router(metrics.router)
     documents.install(app)
     failures.install(app)
-    app.add_middleware(Gate, rate_limit=settings.rate_limit, max_body_bytes=settings.http_max_body_bytes)
+    app.add_middleware(
+        Gate,
+        rate_limit=settings.rate_limit,
+        max_body_bytes=settings.http_max_body_bytes,
+        requests=app.state.requests,
+    )
     return app

@@ -9,11 +9,13 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wsp.web.failures import failure, server_failure
+from wsp.web.metrics import RequestCounts
 
 PROBES = ("/healthz", "/readyz")  # load balancers must get their answer however much they ask
 WINDOW_SECONDS = 60
 DRAIN_BYTES = 64 * 2**20
 DRAIN_SECONDS = 10
+CONTENT_TYPE, EVENT_STREAM = b"content-type", b"text/event-stream"
 
 access = logging.getLogger("wsp.access")
 
@@ -48,8 +50,9 @@ class BodyTooLarge(Exception):
 class Gate:
     """The outermost ASGI application: nothing gets past it unanswered, unbounded or uncounted."""
 
-    def __init__(self, app: ASGIApp, *, rate_limit: int, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, *, rate_limit: int, max_body_bytes: int, requests: RequestCounts) -> None:
         self._app = app
+        self._requests = requests
         self._rate = RateLimit(rate_limit) if rate_limit else None
         self._max_body = max_body_bytes
 
@@ -71,6 +74,7 @@ class Gate:
             await server_failure(error)(scope, receive, passage.send)
         finally:
             passage.log()
+            self._requests.count(scope, passage.status, passage.seconds, endless=passage.endless)
 
     async def _pass(self, passage: "_Passage") -> None:
         scope = passage.scope
@@ -116,12 +120,16 @@ def _who(scope: Scope) -> bytes:
 class _Passage:
     """One request on its way through."""
 
-    __slots__ = ("_max_body", "_read", "_receive", "_send", "_started", "announced", "rate_headers", "scope", "status")
+    __slots__ = (
+        *("_max_body", "_read", "_receive", "_send", "_started"),
+        *("announced", "endless", "rate_headers", "scope", "status"),
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body: int) -> None:
         self.scope = scope
         self.rate_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.status = 0
+        self.endless = False
         self.announced = _content_length(scope)
         self._receive = receive
         self._send = send
@@ -149,8 +157,16 @@ class _Passage:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.endless = any(
+                value.startswith(EVENT_STREAM) for name, value in message["headers"] if name == CONTENT_TYPE
+            )
             message["headers"] = [*message["headers"], *self.rate_headers]
         await self._send(message)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been here."""
+        return time.perf_counter() - self._started
 
     def log(self) -> None:
         if access.isEnabledFor(logging.INFO):
@@ -161,7 +177,7 @@ class _Passage:
                 self.scope["method"],
                 self.scope["path"],
                 self.status,
-                (time.perf_counter() - self._started) * 1000,
+                self.seconds * 1000,
             )
 
 
