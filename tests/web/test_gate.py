@@ -8,6 +8,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from wsp.web.gate import Gate, RateLimit
+from wsp.web.metrics import RequestCounts
 
 
 class TestRateLimit:
@@ -52,16 +53,16 @@ async def read_everything(scope: Scope, receive: Receive, send: Send) -> None:
 
 class TestBody:
     def test_up_to_the_bound_passes(self) -> None:
-        gate = Gate(read_everything, rate_limit=0, max_body_bytes=10)
+        gate = Gate(read_everything, rate_limit=0, max_body_bytes=10, requests=RequestCounts())
         assert call(gate, b"12345", b"67890") == (200, "read")
 
     def test_a_length_beyond_the_bound_is_refused(self) -> None:
-        gate = Gate(read_everything, rate_limit=0, max_body_bytes=10)
+        gate = Gate(read_everything, rate_limit=0, max_body_bytes=10, requests=RequestCounts())
         status, body = call(gate, b"x" * 11, headers=[(b"content-length", b"11")])
         assert (status, body["code"]) == (413, "PAYLOAD_TOO_LARGE")
 
     def test_more_than_was_announced_is_refused(self) -> None:
-        gate = Gate(read_everything, rate_limit=0, max_body_bytes=10)
+        gate = Gate(read_everything, rate_limit=0, max_body_bytes=10, requests=RequestCounts())
         assert call(gate, b"x" * 6, b"x" * 6, b"x", headers=[(b"content-length", b"1")])[0] == 413
 
 
@@ -70,7 +71,7 @@ class TestFailure:
         async def broken(scope: Scope, receive: Receive, send: Send) -> None:
             raise RuntimeError("secret of the machine")
 
-        status, body = call(Gate(broken, rate_limit=0, max_body_bytes=10), b"")
+        status, body = call(Gate(broken, rate_limit=0, max_body_bytes=10, requests=RequestCounts()), b"")
         assert status == 500
         assert list(body) == ["success", "code", "error", "message", "status", "request_id"]
         assert "secret" not in json.dumps(body)

@@ -174,7 +174,7 @@ def _counted(session: Session) -> "Iterator[Metric]":
         yield family
 
 
-def _add_histogram(family: "Metric", labels: dict[str, str], counts: dict[float, float], total: float) -> None:
+def _add_histogram(family: "Metric", labels: dict[str, str], counts: Mapping[float, float], total: float) -> None:
     """Add the samples of a histogram, from the number of values in each bucket alone."""
     bounds = sorted(counts)
     cumulated = list(accumulate(counts[bound] for bound in bounds))
@@ -194,7 +194,7 @@ def _now(session: Session) -> "Iterator[Metric]":
 
     since = now - timedelta(seconds=STALE_SECONDS)
     processes = select(ServiceRow.kind, func.count()).where(ServiceRow.heartbeat_at > since).group_by(ServiceRow.kind)
-    services = dict.fromkeys(("api", "ftp", "cron"), 0) | dict(session.execute(processes).tuples().all())
+    services = dict.fromkeys(("api", "ftp", "cron"), 0) | dict(session.execute(processes).all())
     yield _gauge("service_processes", "Processes that report themselves", "service", services)
 
     has_tls = SessionRow.tls != ""
@@ -204,7 +204,7 @@ def _now(session: Session) -> "Iterator[Metric]":
         .where(ServiceRow.heartbeat_at > since)
         .group_by(has_tls)
     )
-    by_tls = dict(session.execute(sessions).tuples().all())
+    by_tls = dict(session.execute(sessions).all())
     yield _gauge(
         "ftp_sessions",
         "FTP sessions that are logged in",
@@ -216,7 +216,7 @@ def _now(session: Session) -> "Iterator[Metric]":
     # What is claimed for a moment to come is not waiting yet.
     due = (JobRun.start_at.is_(None)) | (JobRun.start_at <= now)
     of_runs = select(JobRun.status, func.count()).where(JobRun.status.in_(OPEN), due).group_by(JobRun.status)
-    runs = dict.fromkeys(OPEN, 0) | dict(session.execute(of_runs).tuples().all())
+    runs = dict.fromkeys(OPEN, 0) | dict(session.execute(of_runs).all())
     yield _gauge("cron_runs_open", "Runs that wait or run", "status", runs)
     oldest = session.scalar(select(func.min(JobRun.start_at)).where(JobRun.status == QUEUED, JobRun.start_at <= now))
     waited = (now - oldest).total_seconds() if oldest else 0.0

@@ -53,6 +53,7 @@ AREAS: dict[str, tuple[str, Any]] = {
     "PUT /api/v1/cronjobs/{id}": ("cron", {"enabled": False}),
     "DELETE /api/v1/cronjobs/{id}": ("cron", None),
     "GET /api/v1/cronjobs/{id}/logs": ("cron", None),
+    "GET /api/v1/cronjobs/{id}/stats": ("cron", None),
     "POST /api/v1/users/{username}/api-keys/": ("users", {"name": "x", "permissions": ["ftp"]}),
     "GET /api/v1/users/{username}/api-keys/": ("users", None),
     "DELETE /api/v1/users/{username}/api-keys/{id}": ("users", None),
@@ -113,7 +114,7 @@ class TestEveryOperation:
     def test_is_listed_here(self, anybody: httpx.Client) -> None:
         paths = anybody.get("/openapi.json").json()["paths"]
         documented = {f"{method.upper()} {path}" for path, item in paths.items() for method in item}
-        assert documented == {*AREAS, "GET /healthz", "GET /readyz"}
+        assert documented == {*AREAS, "GET /healthz", "GET /readyz", "GET /metrics"}
 
     def test_another_owners_things_do_not_exist(self, ann: Any, make_caller: Any) -> None:
         things = paths_of(ann)
