@@ -1,5 +1,6 @@
 """The application: the only place where the API is wired."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,7 @@ from wsp.auth.dependencies import authenticate
 from wsp.auth.endpoints import auth_router, keys_router
 from wsp.auth.keyring import Keyring
 from wsp.cron.endpoints import ROUTERS as CRON_ROUTERS
+from wsp.cron.notifier import Notifier
 from wsp.database import Database
 from wsp.ftp.endpoints import ROUTERS as FTP_ROUTERS
 from wsp.rest.state import State
@@ -28,13 +30,15 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     version = store_version(database)
     keyring = Keyring(database, version)
     sender = Sender(settings, database, version)
+    notifier = Notifier(settings, database)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         version.start()
         sender.start()
+        notifier.start()
         yield
-        await sender.close()
+        await asyncio.gather(sender.close(), asyncio.to_thread(notifier.close))
         keyring.close()
         version.close()
 
