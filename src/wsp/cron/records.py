@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Row, Table, bindparam, select, update
 from sqlalchemy.orm import Session
 
-from wsp.cron.models import FAILED, KILLED, LOST, OPEN, QUEUED, RUNNING, TIMED_OUT, CronJob, JobRun
+from wsp.cron.models import FAILED, KILLED, OPEN, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT, CronJob, JobRun
 from wsp.cron.policy import Policy
 from wsp.cron.runner.frames import STDERR, encode, needs_frames, readable
 from wsp.cron.runner.orders import Ended, Output, Started
@@ -22,11 +22,9 @@ LONGEST_REASON = 300  # characters that the column holds
 _RUNS: Table = JobRun.__table__  # type: ignore[assignment]
 _JOBS: Table = CronJob.__table__  # type: ignore[assignment]
 
-_FAILURES = (FAILED, TIMED_OUT, LOST)  # `killed` is what somebody wanted
-
 _SET_START = (
     update(_RUNS)
-    .where(_RUNS.c.id == bindparam("run"), _RUNS.c.status.in_(OPEN))
+    .where(_RUNS.c.id == bindparam("run"))
     .values({name: bindparam(name) for name in ("status", "runner_id", "pid", "pid_started", "started_at")})
 )
 _END_COLUMNS = (
@@ -46,7 +44,7 @@ _END_COLUMNS = (
 )
 _SET_END = (
     update(_RUNS)
-    .where(_RUNS.c.id == bindparam("run"), _RUNS.c.status.in_(OPEN))
+    .where(_RUNS.c.id == bindparam("run"))
     .values({name: bindparam(name) for name in _END_COLUMNS})
 )
 _SET_JOB = (
@@ -91,7 +89,7 @@ def result_of(run: PlannedRun, ended: Ended) -> Result:
     elif ended.cause == "kill":
         status = KILLED
     else:
-        status = "succeeded" if ended.exit_code == 0 else FAILED
+        status = SUCCEEDED if ended.exit_code == 0 else FAILED
     return Result(
         status=status,  # type: ignore[arg-type]
         started_at=started_at,
@@ -147,7 +145,7 @@ def record_ends(
     if fresh:
         session.connection().execute(_SET_END, [_end_values(end) for end in fresh])
         by_job: dict[int, list[End]] = {}
-        for end in sorted(fresh, key=_began):
+        for end in fresh:
             by_job.setdefault(end.run.job.id, []).append(end)
         session.connection().execute(_SET_JOB, [_job_values(jobs[job_id], ends) for job_id, ends in by_job.items()])
     return fresh
@@ -201,7 +199,7 @@ def _job_values(job: Row[Any], ends: Sequence[End]) -> dict[str, Any]:
             if policy.expect_every and job.enabled:
                 by = result.finished_at + timedelta(seconds=policy.expect_every + policy.grace_seconds)
                 expect_by = max(expect_by or by, by)
-        elif result.status in _FAILURES and not end.will_retry:
+        elif not end.will_retry:
             failures += 1
     return {
         "job": job.id,
