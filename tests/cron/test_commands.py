@@ -47,7 +47,11 @@ class TestOrder:
             nice=13,
         )
         assert isinstance(found, Order)
-        assert (found.environment["A"], found.environment["PATH"], found.environment["SHELL"]) == ("x", "/opt", "/bin/bash")
+        assert (found.environment["A"], found.environment["PATH"], found.environment["SHELL"]) == (
+            "x",
+            "/opt",
+            "/bin/bash",
+        )
         assert (found.secrets, found.shell, found.stdin) == (("s3cret",), "/bin/bash", "héllo".encode())
         assert (found.timeout_seconds, found.kill_grace_seconds, found.max_output_bytes) == (9, 3, 2048)
         assert (found.memory_mb, found.cpu_seconds, found.max_processes, found.nice) == (10, 11, 12, 13)
@@ -68,7 +72,12 @@ class TestWorkingFolder:
     def test_lies_below_the_home(self, settings: Settings, home: Path) -> None:
         (home / "site" / "deep").mkdir(parents=True)
         (home / "link").symlink_to("site")
-        for given, meant in (("site/deep", "site/deep"), ("site/../site", "site"), ("link/deep", "site/deep"), (".", "")):
+        for given, meant in (
+            ("site/deep", "site/deep"),
+            ("site/../site", "site"),
+            ("link/deep", "site/deep"),
+            (".", ""),
+        ):
             found = order(settings, working_dir=given)
             assert isinstance(found, Order)
             assert found.folder == str(home / meant)

@@ -55,7 +55,7 @@ def environment(job: Job, home: Path) -> dict[str, str]:
         "SHELL": job.policy.shell or SHELL,
         "PATH": PATH,
     }
-    return given | job.policy.env if job.policy.env else given
+    return {**given, **job.policy.env} if job.policy.env else given
 
 
 def _order(run: PlannedRun, home: Path, settings: Settings) -> Order | CannotStart:

@@ -18,12 +18,13 @@ from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
-from wsp.cron import alerts, planner
+from wsp.cron import alerts
 from wsp.cron.commands import CannotStart, orders_for
+from wsp.cron.followups import follow_ups
 from wsp.cron.journal import AWAY, RETRY_SECONDS, Journal
 from wsp.cron.offload import Offload
-from wsp.cron.planner import Batch, Claim
 from wsp.cron.processes import Process, end_tree
+from wsp.cron.queue import settle
 from wsp.cron.records import Closing, Start, result_of
 from wsp.cron.recovery import (
     GRACE_SECONDS,
@@ -34,6 +35,7 @@ from wsp.cron.recovery import (
     run_mark,
     still_claimed,
 )
+from wsp.cron.rows import Batch, Claim
 from wsp.cron.runner.client import Runner
 from wsp.cron.runner.orders import Ended, Order, Started
 from wsp.cron.runners import FOLDER, Runners
@@ -123,9 +125,9 @@ class Dispatcher:
         return self._held.keys()
 
     @property
-    def waiting_ids(self) -> list[int]:
+    def waiting(self) -> list[PlannedRun]:
         """Those that no runner was told of yet."""
-        return [run_id for run_id, held in self._held.items() if held.stage is _Stage.PREPARED]
+        return [held.run for held in self._held.values() if held.stage is _Stage.PREPARED]
 
     @property
     def met(self) -> Collection[str]:
@@ -256,8 +258,9 @@ class Dispatcher:
 
         def decide(session: Session) -> Batch:
             now = utc_now()
-            batch = planner.settle(session, runs, now, self._claim)
+            batch = settle(session, runs, now, self._settings.zone, self._claim)
             if batch.ends:
+                follow_ups(session, batch.ends, now)
                 alerts.on_ends(session, self._settings, batch.ends, now)
             return batch
 
@@ -451,7 +454,7 @@ class Dispatcher:
 
     async def _until(self, condition: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while not condition() and time.monotonic() < deadline:
+        while not condition() and time.monotonic() < deadline:  # noqa: ASYNC110 - several things end it
             await asyncio.sleep(POLL_SECONDS)
 
     # --- Work -----------------------------------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from wsp.counters import Counters, Histogram, add_to_stored
-from wsp.cron import alerts, planner
+from wsp.cron import alerts
+from wsp.cron.followups import follow_ups, will_retry
 from wsp.cron.offload import Offload
 from wsp.cron.records import Closing, Start, record_ends, record_starts
 from wsp.cron.work import End, PlannedRun
@@ -34,10 +35,10 @@ SPACING_SECONDS = 0.02  # between two transactions: under load, each of them has
 START_SECONDS = 0.1  # a command that ends before is written once, with its end
 COUNT_SECONDS = 1.0  # how often counters are written
 
-LATENESS = Histogram(
-    "cron_start_lateness_seconds", (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
+LATENESS = Histogram("cron_start_lateness_seconds", (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300))
+DURATION = Histogram(
+    "cron_run_duration_seconds", (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600, 14400, 86400)
 )
-DURATION = Histogram("cron_run_duration_seconds", (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 3600, 14400, 86400))
 RUNS = "cron_runs_total"
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,17 @@ class _Page:
     starts: Sequence[Start]
     closings: Sequence[Closing]
     counted: dict[tuple[str, str], float]
+
+    def split(self) -> "list[_Page]":
+        """A page for each run."""
+        return [
+            _Page(
+                [start for start in self.starts if start.run.run_id == run_id],
+                [closing for closing in self.closings if closing.end.run.run_id == run_id],
+                {},
+            )
+            for run_id in sorted(self.run_ids)
+        ]
 
     @property
     def run_ids(self) -> set[int]:
@@ -148,7 +160,9 @@ class Journal:
     def _page(self) -> _Page:
         now = time.monotonic()
         closings = [self._closings.pop(run_id) for run_id in list(islice(self._closings, LARGEST_BATCH))]
-        starts = [self._starts.pop(run_id)[1] for closing in closings if (run_id := closing.end.run.run_id) in self._starts]
+        starts = [
+            self._starts.pop(run_id)[1] for closing in closings if (run_id := closing.end.run.run_id) in self._starts
+        ]
         for run_id, (since, start) in list(islice(self._starts.items(), LARGEST_BATCH)):
             if now - since < START_SECONDS:
                 break
@@ -162,40 +176,45 @@ class Journal:
 
     async def _write(self, page: _Page) -> None:
         """Write a page, however long that takes."""
+        try:
+            ends = await self._insist(partial(self._step, page=page), page)
+        except Exception as error:  # one run that cannot be written must not keep the others from it
+            self._counters.put_back(page.counted)
+            self._counted = True
+            if len(page.run_ids) > 1:
+                for part in page.split():
+                    await self._write(part)
+                return
+            logger.error("run %s went wrong", page.run_ids, exc_info=error)
+            await self._write_barely(page)
+        else:
+            self.count(ends)
+            self._on_written([closing.end.run for closing in page.closings])
+
+    async def _write_barely(self, page: _Page) -> None:
+        """Write at least that a run is over, and nothing else that may have been the trouble."""
+        closings = [closing.barely() for closing in page.closings]
+        try:
+            ends = await self._insist(lambda session: record_ends(session, closings, will_retry), page)
+        except Exception as error:  # it stays ours, so that nobody starts it again, until the next scheduler adopts it
+            logger.error("run %s stays open", page.run_ids, exc_info=error)
+        else:
+            self.count(ends)
+            self._on_written([closing.end.run for closing in closings])
+
+    async def _insist(self, step: Callable[[Session], list[End]], page: _Page) -> list[End]:
         for attempt in count():
             try:
-                ends = await self._offload.change(partial(self._step, page=page))
+                return await self._offload.change(step)
             except AWAY as error:
-                pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
-                logger.warning("what came of %s runs is not written yet, again in %s s: %s", len(page.run_ids), pause, error)
+                pause, runs = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)], len(page.run_ids)
+                logger.warning("what came of %s runs is not written yet, again in %s s: %s", runs, pause, error)
                 await asyncio.sleep(pause)
-            except Exception as error:
-                await self._write_singly(page, error)
-                return
-            else:
-                self.count(ends)
-                self._on_written([closing.end.run for closing in page.closings])
-                return
-
-    async def _write_singly(self, page: _Page, error: Exception) -> None:
-        """One run that cannot be written must not keep the others from it."""
-        if len(page.run_ids) <= 1:
-            # Recovery finds a row that stays open, and marks it lost.
-            logger.error("run %s went wrong", page.run_ids, exc_info=error)
-            self._on_written([closing.end.run for closing in page.closings])
-            return
-        self._counters.put_back(page.counted)
-        closings = {closing.end.run.run_id: closing for closing in page.closings}
-        for start in page.starts:
-            if start.run.run_id not in closings:
-                await self._write(_Page([start], [], {}))
-        for closing in page.closings:
-            starts = [start for start in page.starts if start.run.run_id == closing.end.run.run_id]
-            await self._write(_Page(starts, [closing], {}))
+        raise AssertionError("unreachable")
 
     def _step(self, session: Session, page: _Page) -> list[End]:
         now = utc_now()
-        ends = record_ends(session, page.closings, planner.will_retry)
+        ends = record_ends(session, page.closings, will_retry)
         closed = {closing.end.run.run_id for closing in page.closings}
         fresh = {end.run.run_id for end in ends}
         begun = record_starts(session, [start for start in page.starts if start.run.run_id not in closed])
@@ -203,7 +222,7 @@ class Journal:
         if begun:
             alerts.on_starts(session, self._settings, begun, now)
         if ends:
-            planner.follow_ups(session, ends, now)
+            follow_ups(session, ends, now)
             alerts.on_ends(session, self._settings, ends, now)
         if page.counted:
             add_to_stored(session, self._node, page.counted)

@@ -8,23 +8,23 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, Table, bindparam, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
-from wsp.cron.models import FAILED, KILLED, OPEN, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT, CronJob, JobRun
+from wsp.cron.models import FAILED, KILLED, OPEN, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT
 from wsp.cron.policy import Policy
+from wsp.cron.rows import JOBS, RUNS, JobRow
 from wsp.cron.runner.frames import STDERR, encode, needs_frames, readable
 from wsp.cron.runner.orders import Ended, Output, Started
 from wsp.cron.work import End, PlannedRun, Result
 
 LONGEST_REASON = 300  # characters that the column holds
 
-_RUNS: Table = JobRun.__table__  # type: ignore[assignment]
-_JOBS: Table = CronJob.__table__  # type: ignore[assignment]
+NOT_WRITTEN = "What it wrote, and what it used, could not be recorded"
 
 _SET_START = (
-    update(_RUNS)
-    .where(_RUNS.c.id == bindparam("run"))
+    update(RUNS)
+    .where(RUNS.c.id == bindparam("run"))
     .values({name: bindparam(name) for name in ("status", "runner_id", "pid", "pid_started", "started_at")})
 )
 _END_COLUMNS = (
@@ -42,19 +42,14 @@ _END_COLUMNS = (
     "output_frames",
     "output_in_file",
 )
-_SET_END = (
-    update(_RUNS)
-    .where(_RUNS.c.id == bindparam("run"))
-    .values({name: bindparam(name) for name in _END_COLUMNS})
-)
+_SET_END = update(RUNS).where(RUNS.c.id == bindparam("run")).values({name: bindparam(name) for name in _END_COLUMNS})
 _SET_JOB = (
-    update(_JOBS)
-    .where(_JOBS.c.id == bindparam("job"))
+    update(JOBS)
+    .where(JOBS.c.id == bindparam("job"))
     .values({name: bindparam(name) for name in ("last_run_at", "last_run_ok", "failures_in_row", "expect_by")})
 )
 _JOB_COLUMNS = tuple(
-    _JOBS.c[name]
-    for name in ("id", "enabled", "policy", "last_run_at", "last_run_ok", "failures_in_row", "expect_by")
+    JOBS.c[name] for name in ("id", "enabled", "policy", "last_run_at", "last_run_ok", "failures_in_row", "expect_by")
 )
 
 
@@ -73,6 +68,12 @@ class Closing:
 
     end: End
     claimed_by: str
+
+    def barely(self) -> "Closing":
+        """The same without the output and the numbers."""
+        result = self.end.result
+        bare = Result(result.status, result.started_at, result.finished_at, NOT_WRITTEN, result.exit_code)
+        return replace(self, end=replace(self.end, result=bare))
 
 
 def result_of(run: PlannedRun, ended: Ended) -> Result:
@@ -128,7 +129,7 @@ def record_starts(session: Session, starts: Sequence[Start]) -> list[PlannedRun]
 def record_ends(
     session: Session,
     closings: Sequence[Closing],
-    will_retry: Callable[[PlannedRun, Result], bool] = lambda _run, _result: False,
+    will_retry: Callable[[PlannedRun, Result], bool],
 ) -> list[End]:
     """Write ends of runs, and what their jobs say of their last runs. Returns those that were not written before.
 
@@ -151,17 +152,17 @@ def record_ends(
     return fresh
 
 
-def _jobs(session: Session, job_ids: Iterable[int]) -> Mapping[int, Row[Any]]:
+def _jobs(session: Session, job_ids: Iterable[int]) -> Mapping[int, JobRow]:
     """What the jobs say now. Taken before their runs, in the order in which everybody takes locks."""
-    query = select(*_JOB_COLUMNS).where(_JOBS.c.id.in_(sorted(set(job_ids)))).order_by(_JOBS.c.id)
+    query = select(*_JOB_COLUMNS).where(JOBS.c.id.in_(sorted(set(job_ids)))).order_by(JOBS.c.id)
     # No lock that a new run's reference to its job would wait for.
     return {row.id: row for row in session.connection().execute(query.with_for_update(key_share=True))}
 
 
-def _rows(session: Session, run_ids: Iterable[int]) -> Mapping[int, Row[Any]]:
+def _rows(session: Session, run_ids: Iterable[int]) -> Mapping[int, JobRow]:
     """What the rows say now. They stay so until the end of the transaction."""
     wanted = sorted(set(run_ids))
-    query = select(_RUNS.c.id, _RUNS.c.status, _RUNS.c.service_id).where(_RUNS.c.id.in_(wanted)).order_by(_RUNS.c.id)
+    query = select(RUNS.c.id, RUNS.c.status, RUNS.c.service_id).where(RUNS.c.id.in_(wanted)).order_by(RUNS.c.id)
     return {row.id: row for row in session.connection().execute(query.with_for_update())}
 
 
@@ -186,7 +187,7 @@ def _end_values(end: End) -> dict[str, Any]:
     }
 
 
-def _job_values(job: Row[Any], ends: Sequence[End]) -> dict[str, Any]:
+def _job_values(job: JobRow, ends: Sequence[End]) -> dict[str, Any]:
     last_run_at, last_run_ok = job.last_run_at, job.last_run_ok
     failures, expect_by = job.failures_in_row, job.expect_by
     policy = Policy.of(job.policy)  # of now: what is expected of a job may have changed since the run began

@@ -9,15 +9,14 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import Row, delete, exists, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from wsp.cron.models import OPEN, QUEUED, CronState, JobRun
-from wsp.cron.planner import Claim
 from wsp.cron.processes import Process, boot_id, end_tree, start_time
-from wsp.cron.rows import JOB_COLUMNS, RUN_COLUMNS, RUNS, RUNS_WITH_JOBS, is_open, run_of
+from wsp.cron.rows import JOB_COLUMNS, RUN_COLUMNS, RUNS, RUNS_WITH_JOBS, UNCLAIMED, Claim, JobRow, is_open, run_of
 from wsp.cron.work import PlannedRun, Result
 from wsp.heartbeat import STALE_SECONDS, ServiceRow, node_name
 
@@ -47,7 +46,6 @@ _RUNS = (
     .order_by(RUNS.c.id)
 )
 
-_UNCLAIMED = {"service_id": "", "node": "", "boot_id": ""}
 _SILENTLY = {"synchronize_session": False}
 
 
@@ -101,7 +99,7 @@ def give_back(session: Session, run_ids: Iterable[int], service_id: str) -> None
     session.execute(
         update(JobRun)
         .where(JobRun.id.in_(run_ids), JobRun.service_id == service_id, JobRun.status == QUEUED)
-        .values(**_UNCLAIMED),
+        .values(**UNCLAIMED),
         execution_options=_SILENTLY,
     )
 
@@ -193,16 +191,14 @@ def find_orphans(
     return orphans
 
 
-def _is_buried(
-    row: Row[Any], service: ServiceRow | None, runners: frozenset[str], met: Collection[str]
-) -> bool:
+def _is_buried(row: JobRow, service: ServiceRow | None, runners: frozenset[str], met: Collection[str]) -> bool:
     """Is its scheduler dead for sure? Then its process is gone, and its runners speak to us."""
     if row.node != node_name() or not runners or not runners <= set(met):
         return False
     return service is None or service.pid == os.getpid() or start_time(service.pid) is None
 
 
-def _is_unheard(row: Row[Any], service: ServiceRow | None, now: datetime) -> bool:
+def _is_unheard(row: JobRow, service: ServiceRow | None, now: datetime) -> bool:
     if service is None and row.node == node_name():
         return True
     # A report that was forgotten, or signed off, on another machine: be patient all the same.
@@ -210,7 +206,7 @@ def _is_unheard(row: Row[Any], service: ServiceRow | None, now: datetime) -> boo
     return heard is None or now - heard > timedelta(seconds=_patience(row, service))
 
 
-def _patience(row: Row[Any], service: ServiceRow | None) -> float:
+def _patience(row: JobRow, service: ServiceRow | None) -> float:
     if row.node != node_name():
         return OTHER_NODE_STALE_SECONDS
     # In a container that was started again, the pid of the dead may well be the own one.
@@ -218,7 +214,7 @@ def _patience(row: Row[Any], service: ServiceRow | None) -> float:
     return LIVING_PROCESS_STALE_SECONDS if lives else STALE_SECONDS
 
 
-def _orphan(row: Row[Any], runners: frozenset[str], *, is_certain: bool = False) -> Orphan:
+def _orphan(row: JobRow, runners: frozenset[str], *, is_certain: bool = False) -> Orphan:
     return Orphan(
         run=run_of(row),
         status=row.status,
@@ -232,7 +228,7 @@ def _orphan(row: Row[Any], runners: frozenset[str], *, is_certain: bool = False)
     )
 
 
-def _process(row: Row[Any]) -> Process | None:
+def _process(row: JobRow) -> Process | None:
     return None if row.pid is None or row.pid_started is None else Process(row.pid, row.pid_started)
 
 

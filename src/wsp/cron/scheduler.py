@@ -11,13 +11,15 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from wsp.cron import alerts, planner
+from wsp.cron import alerts, arming, planner, queue
+from wsp.cron.arming import Cause
 from wsp.cron.caretaker import Caretaker
 from wsp.cron.dispatch import Dispatcher
+from wsp.cron.followups import follow_ups
 from wsp.cron.offload import Offload
-from wsp.cron.planner import Batch, Claim
 from wsp.cron.processes import boot_id
 from wsp.cron.retention import Retention
+from wsp.cron.rows import BATCH_JOBS, Batch, Claim
 from wsp.database import Database, utc_now
 from wsp.heartbeat import node_name
 from wsp.settings import Settings
@@ -57,8 +59,8 @@ class Scheduler:
         self._wake = asyncio.Event()
         self._changed = True  # somebody else may have committed something since the last look
         self._stopping = asyncio.Event()
-        self._rearm_wanted = False
-        self._started_reboot_jobs = False
+        self._rearm_wanted: Cause | None = None
+        self._has_started_up = False
         self._look_at: datetime | None = None
         self._turned = time.monotonic()
 
@@ -129,19 +131,21 @@ class Scheduler:
     async def _plan(self) -> None:
         """Arm what changed, end what is to be ended, claim what is due or will be in a moment."""
         changed, self._changed = self._changed, False
-        if not self._started_reboot_jobs:
+        if not self._has_started_up:
             await self._start_up()
         if self._rearm_wanted:
-            await self._rearm()
+            await self._rearm(self._rearm_wanted)
         now = utc_now()
         waiting = await self._planning.read(lambda session: planner.waiting(session, now))
         if waiting.kills:
             await self._end_killed()
         if waiting.unarmed:
-            await self._until_done(lambda session: planner.arm(session, utc_now(), self._settings.zone))
+            await self._until_done(lambda session: arming.arm(session, utc_now(), self._settings.zone))
             waiting = await self._planning.read(lambda session: planner.waiting(session, now))
-        if changed and self._dispatcher.waiting_ids:
-            await self._refresh()
+        if changed and (runs := self._dispatcher.waiting):
+            # Claimed ahead: their jobs may have been changed since, or be gone.
+            refresh = partial(queue.refresh, runs=runs, zone=self._settings.zone)
+            self._dispatcher.refreshed(await self._planning.change(refresh))
         self._look_at = None
         if waiting.next_due is not None:
             await self._claim_due(waiting.next_due)
@@ -180,7 +184,9 @@ class Scheduler:
         """Do a step, and tell of the ends that it brings about."""
         batch = step(session)
         if batch.ends:
-            alerts.on_ends(session, self._settings, batch.ends, utc_now())
+            now = utc_now()
+            follow_ups(session, batch.ends, now)
+            alerts.on_ends(session, self._settings, batch.ends, now)
         return batch
 
     def _plan_batch(self, session: Session) -> Batch:
@@ -188,47 +194,46 @@ class Scheduler:
         return planner.plan(session, now, now + AHEAD, self._settings.zone, self._claim, places=places)
 
     def _claim_batch(self, session: Session) -> Batch:
-        limit = min(self._dispatcher.free_places, planner.BATCH_JOBS)
-        return planner.claim_queued(session, utc_now(), self._claim, limit=limit) if limit else Batch()
-
-    async def _refresh(self) -> None:
-        """Read runs again that are claimed ahead: their jobs may have been changed, or be gone."""
-        ids = self._dispatcher.waiting_ids
-        runs = await self._planning.change(lambda session: planner.refresh(session, ids))
-        self._dispatcher.refreshed(runs)
+        limit = min(self._dispatcher.free_places, BATCH_JOBS)
+        if not limit:
+            return Batch()
+        return queue.claim_queued(session, utc_now(), self._settings.zone, self._claim, limit=limit)
 
     async def _end_killed(self) -> None:
         """End the runs that somebody wants ended."""
 
         def cancel(session: Session) -> Batch:
-            return Batch(ends=planner.cancel_killed(session, utc_now()))
+            return Batch(ends=queue.cancel_killed(session, utc_now()))
 
         batch = await self._planning.change(partial(self._told, step=cancel))
         self._dispatcher.count(batch.ends)
         service_id = self._claim.service_id
-        for run_id, reason in await self._planning.read(lambda session: planner.kills_wanted(session, service_id)):
+        for run_id, reason in await self._planning.read(lambda session: queue.kills_wanted(session, service_id)):
             self._dispatcher.kill(run_id, reason)
 
     async def _start_up(self) -> None:
         """What is done once in the life of a scheduler."""
-        self._rearm_wanted = await self._planning.change(
-            lambda session: planner.zone_changed(session, self._settings.zone)
-        )
+        zone = self._settings.zone
+        self._rearm_wanted = await self._planning.read(lambda session: arming.rearm_wanted(session, utc_now(), zone))
+        if self._rearm_wanted is None:
+            await self._planning.change(lambda session: arming.remember_zone(session, zone))
         await self._planning.change(lambda session: planner.reboot(session, utc_now(), self._claim))
-        self._started_reboot_jobs = True
+        self._has_started_up = True
 
     async def _until_done(self, step: Callable[[Session], object]) -> None:
         """Repeat a step that does a bounded amount of work, each time in a transaction, until it finds none."""
         while await self._planning.change(step) and not self._stopping.is_set():
             pass
 
-    async def _rearm(self) -> None:
+    async def _rearm(self, cause: Cause) -> None:
         """Count what is to come anew, after the clock was set or the time zone changed."""
+        zone = self._settings.zone
         last: int | None = 0
         while last is not None and not self._stopping.is_set():
-            step = partial(planner.rearm, now=utc_now(), zone=self._settings.zone, after_id=last)
+            step = partial(arming.rearm, now=utc_now(), zone=zone, cause=cause, after_id=last)
             last = await self._planning.change(step)
-        self._rearm_wanted = False
+        await self._planning.change(lambda session: arming.remember_zone(session, zone))
+        self._rearm_wanted = None
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -261,5 +266,5 @@ class Scheduler:
             if abs(step) > CLOCK_STEP_SECONDS:
                 logger.warning("the clock was set by %.1f s, or the machine slept", step)
                 apart += step
-                self._rearm_wanted = True
+                self._rearm_wanted = "clock"
                 self.look_again()
