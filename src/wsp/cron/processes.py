@@ -1,7 +1,8 @@
 """The processes of a run, found in /proc: proc(5). Linux only.
 
 A command's tree is its session (it was started as the leader of one) and every process that inherited the mark
-in its environment, so that a child that left the session with setsid(2) is found as well.
+in its environment, so that a child that left the session with setsid(2) is found as well; and every process without
+any mark that inherited the resource limit by which the runner marks commands once more, see `wsp.cron.runner.procfs`.
 """
 
 import os
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-MARK_VARIABLE = "WSP_RUN_ID"
-"""Set in the environment of every command to `<service id>-<run id>`: unique on this machine, across restarts."""
+from wsp.cron.runner.procfs import MARK_VARIABLE, limit_of, run_limit
 
+_MARKED = f"{MARK_VARIABLE}=".encode()
 _POLL_SECONDS = 0.02
 _KILL_SECONDS = 1.0  # SIGKILL is not refused, but a process in an uninterruptible sleep takes its time
 
@@ -51,6 +52,7 @@ def find_tree(marks: Collection[str], leaders: Collection[Process] = ()) -> set[
     """
     sessions = {leader.pid for leader in leaders if start_time(leader.pid) == leader.started}
     variables = {f"{MARK_VARIABLE}={mark}".encode() for mark in marks}
+    limits = {run_limit(mark) for mark in marks} - {0}
     found = set()
     for entry in os.listdir("/proc"):
         if not entry.isdecimal():
@@ -59,7 +61,7 @@ def find_tree(marks: Collection[str], leaders: Collection[Process] = ()) -> set[
         stat = _stat(pid)
         if stat is None or stat[_STATE] in ("Z", "X") or pid == os.getpid():
             continue
-        if int(stat[_SESSION]) in sessions or _is_marked(pid, variables):
+        if int(stat[_SESSION]) in sessions or _is_marked(pid, variables, limits):
             found.add(Process(pid, int(stat[_START_TIME])))
     return found
 
@@ -105,12 +107,15 @@ def _lives(process: Process) -> bool:
     return stat is not None and int(stat[_START_TIME]) == process.started and stat[_STATE] not in ("Z", "X")
 
 
-def _is_marked(pid: int, variables: set[bytes]) -> bool:
+def _is_marked(pid: int, variables: set[bytes], limits: set[int]) -> bool:
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:  # gone, or another user's
         return False
-    return not variables.isdisjoint(environment)
+    if any(variable.startswith(_MARKED) for variable in environment):
+        return not variables.isdisjoint(environment)
+    # It was never marked, or dropped its environment. Others may have the same limit, but those have their own mark.
+    return bool(limits) and limit_of(pid) in limits
 
 
 def _stat(pid: int) -> list[str] | None:
