@@ -139,15 +139,14 @@ def _concerned(cause: Cause, now: datetime) -> list[Any]:
 
 def _decided_until(job: JobRow, now: datetime) -> datetime:
     """Up to when the ticks of a job are decided, or are none of its."""
-    decided: datetime | None = job.due_from
-    if decided is None:  # it was armed by a version that did not write this down
+    if job.due_from is None:  # it was armed by a version that did not write this down
         return job.next_run_at - SECOND if job.next_run_at is not None else now
-    # A clock that was set back further has been corrected; until then its old ticks have had their turn.
-    return decided if decided <= now + LONGEST_STEP_BACK else now
+    return now if job.due_from > now + LONGEST_STEP_BACK else job.due_from
 
 
 def _counted_from(job: JobRow, now: datetime) -> datetime:
-    return max(now, _decided_until(job, now))
+    """From now on. But a clock that was set back by little shows ticks again that have had their turn: cron(8)."""
+    return max(now, _decided_until(job, now)) if job.due_from is not None else now
 
 
 def _first_tick(timetable: Timetable, job: JobRow, instant: datetime) -> datetime | None:
