@@ -25,8 +25,8 @@ ESCAPES = {
     "env -i, setsid and a double fork": "(env -i setsid sh -c 'echo $$ >> pids; exec sleep 600' &) ; sleep 600",
     "nohup and closed descriptors": "(nohup setsid sh -c 'echo $$ >> pids; exec sleep 600' <&- >&- 2>&- &); sleep 600",
     "generations of them": (
-        "(env -i setsid sh -c 'echo $$ >> pids; (setsid sh -c \"echo \\$\\$ >> pids; exec sleep 600\" &); sleep 600' &);"
-        " sleep 600"
+        '(env -i setsid sh -c \'echo $$ >> pids; (setsid sh -c "echo \\$\\$ >> pids; exec sleep 600" &);'
+        " sleep 600' &); sleep 600"
     ),
     "a stopped one": "sh -c 'echo $$ >> pids; kill -STOP $$; sleep 600' & sleep 600",
 }
@@ -60,7 +60,8 @@ class TestKill:
         _until((scheduler.work / "ready").exists)
         scheduler.kill(run_id)
         end = scheduler.end(run_id)
-        assert (end.cause, end.exit_code, scheduler.text(end)) == ("kill", 7, "tidy\n")
+        assert (end.cause, end.exit_code) == ("kill", 7)
+        assert "tidy\n" in scheduler.text(end)
 
     def test_sigterm_comes_once(self, scheduler: "Scheduler") -> None:
         run_id = scheduler.start("trap 'echo term' TERM; touch ready; while :; do sleep 0.05; done")

@@ -181,7 +181,7 @@ class TestGone:
         scheduler = new_scheduler()
         scheduler.folder.mkdir()
         (scheduler.folder / "output").write_text("in the way")
-        with pytest.raises(OSError, match="the process that runs commands cannot be started: .*FileExistsError"):
+        with pytest.raises(OSError, match=r"the process that runs commands cannot be started: .*FileExistsError"):
             scheduler.launch()
 
 
