@@ -72,11 +72,13 @@ class TestFindTree:
         started, _ = launch(
             f"ulimit -S -q {run_limit(mark)}; env -i setsid sleep 60 & {MARK_VARIABLE}=other-1 setsid sleep 61 & wait"
         )
-        until(lambda: len(find_tree({mark})) == 1)
-        [left] = find_tree({mark})
-        assert left.pid != started.process.pid  # that one has a mark of its own, and so has the other child
-        assert end_tree({mark}, grace=DEADLINE_SECONDS) == 1
-        end_tree({"other-1"}, grace=0)
+        session = find_tree((), [started.process])
+        until(lambda: len(find_tree({mark}, [started.process])) > len(session) and find_tree({"other-1"}))
+        left = find_tree({mark}, [started.process]) - session
+        assert len(left) == 1  # the other child is another run's
+        end_tree({mark}, [started.process], grace=DEADLINE_SECONDS)
+        assert not any(lives(process) for process in left)
+        assert end_tree({"other-1"}, grace=0) == 1
 
     def test_a_stranger_with_the_same_pid_is_not_found(self, launch: Callable[[str], tuple[Started, str]]) -> None:
         started, _ = launch("sleep 60")

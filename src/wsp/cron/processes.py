@@ -1,13 +1,7 @@
 """The processes of runs whose runner is gone, found in /proc: proc(5). Linux only.
 
-<<<<<<< HEAD
-A command's tree is its session (it was started as the leader of one) and every process that inherited the mark
-in its environment, so that a child that left the session with setsid(2) is found as well; and every process without
-any mark that inherited the resource limit by which the runner marks commands once more, see `wsp.cron.runner.procfs`.
-=======
 A command's tree is its session (it was started as the leader of one) and every process that inherited what marks it:
 the mark in its environment, and a resource limit for those that dropped that (see wsp.cron.runner.procfs).
->>>>>>> runner
 """
 
 import os
@@ -18,16 +12,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-<<<<<<< HEAD
-from wsp.cron.runner.procfs import MARK_VARIABLE, limit_of, run_limit
-=======
 from wsp.cron.runner import procfs
 from wsp.cron.runner.procfs import MARK_VARIABLE, start_time
 
 __all__ = ["MARK_VARIABLE", "Process", "boot_id", "end_tree", "find_tree", "start_time"]
->>>>>>> runner
 
-_MARKED = f"{MARK_VARIABLE}=".encode()
 _POLL_SECONDS = 0.02
 _KILL_SECONDS = 1.0  # SIGKILL is not refused, but a process in an uninterruptible sleep takes its time
 
@@ -50,36 +39,22 @@ def find_tree(marks: Collection[str], leaders: Collection[Process] = ()) -> set[
     """What still runs of the commands with these marks, or in the sessions of these leaders. Blocks a few ms.
 
     A session counts only while its leader is the very process that was recorded: a stranger who was given the same
-    pid later is left alone. A limit counts only for what started no earlier than one of the leaders.
+    pid later is left alone. A limit counts only for what has no mark, and started no earlier than one of
+    the leaders.
     """
     sessions = {leader.pid for leader in leaders if start_time(leader.pid) == leader.started}
-<<<<<<< HEAD
-    variables = {f"{MARK_VARIABLE}={mark}".encode() for mark in marks}
-    limits = {run_limit(mark) for mark in marks} - {0}
-=======
     limits = {procfs.run_limit(mark) for mark in marks} - {0}
     since = min((leader.started for leader in leaders), default=None)
->>>>>>> runner
     found = set()
     for pid in procfs.pids():
         stat = procfs.stat(pid)
         if stat is None or not stat.lives or pid == os.getpid():
             continue
-<<<<<<< HEAD
-        pid = int(entry)
-        stat = _stat(pid)
-        if stat is None or stat[_STATE] in ("Z", "X") or pid == os.getpid():
-            continue
-        if int(stat[_SESSION]) in sessions or _is_marked(pid, variables, limits):
-            found.add(Process(pid, int(stat[_START_TIME])))
-=======
-        if (
-            stat.session in sessions
-            or procfs.mark_of(pid) in marks
-            or (since is not None and stat.started >= since and procfs.limit_of(pid) in limits)
-        ):
+        mark = procfs.mark_of(pid)
+        # Two runs may have the same limit; but what carries another mark belongs to that one.
+        is_limited = not mark and since is not None and stat.started >= since and procfs.limit_of(pid) in limits
+        if stat.session in sessions or mark in marks or is_limited:
             found.add(Process(pid, stat.started))
->>>>>>> runner
     return found
 
 
@@ -109,29 +84,5 @@ def end_tree(marks: Collection[str], leaders: Collection[Process] = (), *, grace
 
 
 def _lives(process: Process) -> bool:
-<<<<<<< HEAD
-    stat = _stat(process.pid)
-    return stat is not None and int(stat[_START_TIME]) == process.started and stat[_STATE] not in ("Z", "X")
-
-
-def _is_marked(pid: int, variables: set[bytes], limits: set[int]) -> bool:
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # gone, or another user's
-        return False
-    if any(variable.startswith(_MARKED) for variable in environment):
-        return not variables.isdisjoint(environment)
-    # It was never marked, or dropped its environment. Others may have the same limit, but those have their own mark.
-    return bool(limits) and limit_of(pid) in limits
-
-
-def _stat(pid: int) -> list[str] | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return text[text.rindex(")") + 2 :].split()
-=======
     stat = procfs.stat(process.pid)
     return stat is not None and stat.started == process.started and stat.lives
->>>>>>> runner
