@@ -23,7 +23,7 @@ BODY_CHARACTERS = 10_000  # of the end of the output: the log has the rest
 COMMAND_CHARACTERS = 1000
 SUBJECT_CHARACTERS = 200
 
-_LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _OUTCOMES = {
@@ -84,7 +84,7 @@ def about_end(
     what = outcome(result)
     if result.status == SUCCEEDED:
         what = "works again" if recovered else f"took {unusual}" if unusual else what
-    elif failures > 1:
+    elif failures > 1 and run.job.policy.alert_on:  # else each run has a mail, and the same outcome the same subject
         what += f", {failures} times in a row"
     cause = run.cause_run_id if run.cause_run_id is not None else "?"
     facts = {
