@@ -17,6 +17,7 @@ from wsp.cron.models import SUCCEEDED
 from wsp.cron.runner.frames import readable
 from wsp.cron.runner.orders import Output
 from wsp.cron.work import End, Job, Result
+from wsp.cron.zones import zone_of
 from wsp.heartbeat import node_name
 
 BODY_CHARACTERS = 10_000  # of the end of the output: the log has the rest
@@ -162,6 +163,14 @@ def compose(recipient: str, sender: str, text: Text, date: datetime, message_id:
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
     message.set_content(text.body, cte="quoted-printable")
     return message
+
+
+def zone_for(name: str, server: ZoneInfo) -> ZoneInfo:
+    """The zone of a job's times; the server's when it has none, or one that this machine does not know any more."""
+    try:
+        return zone_of(name, server)
+    except ValueError:
+        return server
 
 
 def shown(instant: datetime | None, zone: ZoneInfo) -> str:

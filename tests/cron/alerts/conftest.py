@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -209,7 +209,7 @@ class Sink:
         self.sessions.append(session)
         if self.drops:
             self.drops -= 1
-            server.transport.abort()
+            cast(asyncio.Transport, server.transport).abort()
             return "250 nobody reads this"
         if self.hangs:
             await asyncio.to_thread(self.released.wait)
@@ -220,13 +220,13 @@ class Sink:
 
     def authenticate(self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
         self.logins.append((data.login, data.password))
-        return AuthResult(success=data.password.decode() == PASSWORD)
+        return AuthResult(success=data.password.decode() == PASSWORD, handled=False)
 
     def parsed(self) -> list[EmailMessage]:
         """The mails that were kept."""
         messages = []
         for mail in self.mails:
-            message = email.message_from_bytes(bytes(mail.content or b""), policy=email.policy.default)
+            message = email.message_from_bytes(cast(bytes, mail.content), policy=email.policy.default)
             assert isinstance(message, EmailMessage)
             messages.append(message)
         return messages

@@ -156,7 +156,7 @@ class TestTrouble:
         port = free_port()
         start_notifier(smtp_port=port, clock=clock)
         until(lambda: self.trouble(books))
-        assert "refused" in self.trouble(books)[1]
+        assert "refused" in books.notices()[0].error
         sink = start_sink(port=port)
         clock.forward(seconds=10)
         until(lambda: sink.mails)
