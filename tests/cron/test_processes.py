@@ -73,7 +73,7 @@ class TestFindTree:
             f"ulimit -S -q {run_limit(mark)}; env -i setsid sleep 60 & {MARK_VARIABLE}=other-1 setsid sleep 61 & wait"
         )
         session = find_tree((), [started.process])
-        until(lambda: len(find_tree({mark}, [started.process])) > len(session) and find_tree({"other-1"}))
+        until(lambda: len(find_tree({mark}, [started.process])) > len(session) and bool(find_tree({"other-1"})))
         left = find_tree({mark}, [started.process]) - session
         assert len(left) == 1  # the other child is another run's
         end_tree({mark}, [started.process], grace=DEADLINE_SECONDS)

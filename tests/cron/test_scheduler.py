@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,7 +85,7 @@ class TestZone:
         self, jobs: JobStore, settings: Settings, store: str
     ) -> None:
         job_id = jobs.add(cron_expr="0 12 * * *")
-        found = []
+        found: list[datetime | None] = []
 
         async def main(zone: str) -> None:
             one = Scheduler(settings.model_copy(update={"timezone": zone}), jobs.database, "me")
