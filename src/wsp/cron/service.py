@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from wsp.cron.models import CronJob, JobRun
+from wsp.cron.models import CronJob
 from wsp.database import utc_now
 from wsp.errors import NotFound
 from wsp.owners import require_owner
@@ -89,13 +89,6 @@ def delete_job(session: Session, visible_to: str | None, job_id: int) -> None:
     """Remove the job and its runs. A command that is running is not stopped."""
     session.delete(get_job(session, visible_to, job_id, change=True))
     session.flush()
-
-
-def list_runs(session: Session, visible_to: str | None, job_id: int, page: Page) -> tuple[list[JobRun], int]:
-    """A part of the runs of a job, newest first, and how many match in all. Raises NotFound."""
-    job = get_job(session, visible_to, job_id)
-    query = select(JobRun).where(JobRun.job_id == job.id).order_by(JobRun.scheduled_for.desc(), JobRun.id.desc())
-    return fetch(session, matching(query, page.search, [JobRun.output, JobRun.status, JobRun.reason]), page)
 
 
 def _visible(visible_to: str | None) -> Select[CronJob]:

@@ -6,17 +6,10 @@ from fastapi import Path, Request, Response
 
 from wsp.auth.dependencies import Principal, caller
 from wsp.cron import service
-from wsp.cron.schemas import JobChange, JobCreate, JobOut, RunOut
+from wsp.cron.schemas import JobChange, JobCreate, JobOut
 from wsp.heartbeat import alive
 from wsp.rest.answers import Message, failures
-from wsp.rest.lists import (
-    LIST_HEADERS,
-    PAGE_PARAMETERS,
-    SHORT_PAGE_PARAMETERS,
-    PageQuery,
-    ShortPageQuery,
-    page_headers,
-)
+from wsp.rest.lists import LIST_HEADERS, PAGE_PARAMETERS, PageQuery, page_headers
 from wsp.rest.routing import Router
 from wsp.rest.session import Reader, Writer, Zone
 
@@ -63,28 +56,6 @@ def change_job(id: JobId, body: JobChange, caller: Caller, session: Writer, zone
     """Changes what the body names, and nothing else."""
     job = service.change_job(session, caller.sees_owner, id, body.named())
     return JobOut.of(job, zone, scheduler_alive=alive(session, "cron"))
-
-
-@router.get(
-    "/{id}/logs",
-    operation_id="listCronJobRuns",
-    summary="Show the runs of a cron job",
-    openapi_extra=SHORT_PAGE_PARAMETERS,
-    responses={200: {"headers": LIST_HEADERS}, **failures(404)},
-)
-def list_runs(
-    id: JobId,
-    caller: Caller,
-    session: Reader,
-    zone: Zone,
-    page: ShortPageQuery,
-    request: Request,
-    response: Response,
-) -> list[RunOut]:
-    """The runs, newest first: one for every time the job was due, with what the command printed."""
-    runs, total = service.list_runs(session, caller.sees_owner, id, page)
-    response.headers.update(page_headers(request, page, total))
-    return [RunOut.of(run, zone) for run in runs]
 
 
 @router.delete("/{id}", operation_id="deleteCronJob", summary="Delete a cron job", responses=failures(404))
