@@ -55,5 +55,11 @@ class Conflict(WspError):
     code = "CONFLICT"
 
 
+class Unavailable(WspError):
+    """The service cannot answer right now, try again shortly"""
+
+    code = "SERVICE_UNAVAILABLE"
+
+
 class StartupError(WspError):
     """The server cannot start"""
