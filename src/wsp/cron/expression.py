@@ -21,6 +21,8 @@ __all__ = ["MAX_CHARACTERS", "ExpressionError", "Schedule", "parse"]
 
 MAX_CHARACTERS = 200
 
+REBOOT = "@reboot"
+
 MACROS = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -47,10 +49,14 @@ class Schedule:
     canonical: str  # numbers and lists only
     days_either: bool  # one of the two day fields is enough
     follows_clock: bool  # a wildcard minute or hour: real time, not wall-clock time
+    at_reboot: bool = False  # `@reboot`: due when the cron service starts, and at no time of the clock
 
-    def next_after(self, instant: datetime, zone: ZoneInfo) -> datetime:
-        """The first tick later than `instant` (aware) on the clocks of `zone`, in UTC, on a whole minute."""
-        return next(self._ticks(instant, zone))
+    def next_after(self, instant: datetime, zone: ZoneInfo) -> datetime | None:
+        """The first tick later than `instant` (aware) on the clocks of `zone`, in UTC and whole seconds.
+
+        None for `@reboot`, and for nothing else.
+        """
+        return next(self._ticks(instant, zone), None)
 
     def due_between(self, after: datetime, until: datetime, zone: ZoneInfo, limit: int) -> list[datetime]:
         """The newest `limit` ticks later than `after` and not later than `until`, oldest first."""
@@ -68,6 +74,8 @@ class Schedule:
 
     def _ticks(self, instant: datetime, zone: ZoneInfo) -> Iterator[datetime]:
         """Every tick later than `instant`, in order."""
+        if self.at_reboot:
+            return iter(())
         instant = instant.astimezone(UTC)
         return self._real_time_ticks(instant, zone) if self.follows_clock else self._fixed_ticks(instant, zone)
 
@@ -109,11 +117,16 @@ class Schedule:
                 repeated.append(second)
 
 
-def parse(text: str) -> Schedule:
-    """Read a five-field expression or a macro such as `@daily`. Raises ExpressionError with one sentence."""
+def parse(text: str, key: int | None = None) -> Schedule:
+    """Read a five-field expression or a macro such as `@daily`. Raises ExpressionError with one sentence.
+
+    `key` is the id of the job, from which the values of `H` are taken.
+    """
     if len(text) > MAX_CHARACTERS:
         raise ExpressionError(f"Cron expression is too long, at most {MAX_CHARACTERS} characters are allowed")
     trimmed = text.strip(" \t\r\n")
+    if trimmed.lower() == REBOOT:
+        return Schedule(canonical=REBOOT, days_either=False, follows_clock=False, at_reboot=True)
     if trimmed.startswith("@"):
         if trimmed.lower() not in MACROS:
             macros = ", ".join(MACROS)
