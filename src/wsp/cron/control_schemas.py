@@ -4,7 +4,8 @@ from datetime import datetime
 from typing import Annotated, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from wsp.cron.expression import parse
 from wsp.cron.job_fields import MAX_EXPRESSION_CHARS, Tag, Timezone
@@ -38,18 +39,17 @@ def _window_expression(value: str) -> str:
     return value.strip()
 
 
-def _time(title: str, description: str) -> Field:  # type: ignore[valid-type]
-    return Field(
-        title=title,
-        description=f"RFC 3339 with an offset. {description}",
-        examples=["2026-05-18T22:00:00+07:00"],
-        json_schema_extra={"format": "date-time"},
-    )
+def _instant(value: object) -> datetime:
+    if not isinstance(value, str):
+        raise PydanticCustomError("string_type", "no string")
+    return instant(value)
 
 
-Until = Annotated[str, _time("Until", "When the pause ends by itself; null = never"), AfterValidator(instant)]
-StartsAt = Annotated[str, _time("Starts at", "The beginning of a window that comes once"), AfterValidator(instant)]
-EndsAt = Annotated[str, _time("Ends at", "The end of a window that comes once"), AfterValidator(instant)]
+Instant = Annotated[
+    datetime,
+    BeforeValidator(_instant),
+    Field(description="RFC 3339 with an offset", examples=["2026-05-18T22:00:00+07:00"]),
+]
 
 
 class _RunId(BaseModel):
@@ -69,13 +69,14 @@ class PauseBody(ChangeBody):
     """A pause of all jobs of an owner."""
 
     reason: Reason = left_out()
-    until: Until | None = left_out()
+    until: Annotated[
+        Instant | None, Field(title="Until", description="When the pause ends by itself (RFC 3339); null = never")
+    ] = left_out()
     owner: Owner = left_out()
 
     @model_validator(mode="after")
     def _ahead(self) -> Self:
-        # `instant` has made a datetime of it.
-        if isinstance(self.until, datetime) and self.until <= utc_now():
+        if self.until is not None and self.until <= utc_now():
             raise Invalid("Until must be in the future", field="until")
         return self
 
@@ -112,8 +113,8 @@ class PauseOut(BaseModel):
 class WindowCreate(ChangeBody):
     """A new maintenance window: `starts_at` and `ends_at`, or `cron_expr` and `duration_seconds`."""
 
-    starts_at: StartsAt = left_out()
-    ends_at: EndsAt = left_out()
+    starts_at: Annotated[Instant, Field(title="Starts at")] = left_out()
+    ends_at: Annotated[Instant, Field(title="Ends at")] = left_out()
     cron_expr: Annotated[
         str,
         Field(
@@ -151,22 +152,21 @@ class WindowCreate(ChangeBody):
             raise Invalid(
                 "Starts at and ends at cannot be given together with a cron expression and its duration", field="starts_at"
             )
-        if missing := [name for name in ("starts_at", "ends_at", "cron_expr", "duration_seconds") if name in form - named]:
-            titles = {name: field.title for name, field in type(self).model_fields.items()}
+        missing = [name for name in ("starts_at", "ends_at", "cron_expr", "duration_seconds") if name in form - named]
+        if missing:
+            titles = [str(type(self).model_fields[name].title) for name in missing]
             raise Invalid(
-                f"{titles[missing[0]]} is required"
-                + ("" if named & form else ", and so is ends at; or a cron expression and duration seconds"),
-                details=[(name, f"{titles[name]} is required") for name in missing],
+                f"{titles[0]} is required" + ("" if named & form else ", or a cron expression with its duration"),
+                details=[(name, f"{title} is required") for name, title in zip(missing, titles, strict=True)],
             )
         if form is once:
             self._check_times()
         return self
 
     def _check_times(self) -> None:
-        starts_at, ends_at = self.starts_at, self.ends_at
-        if ends_at <= starts_at:
+        if self.ends_at <= self.starts_at:
             raise Invalid("Ends at must be later than starts at", field="ends_at")
-        if isinstance(ends_at, datetime) and ends_at <= utc_now():
+        if self.ends_at <= utc_now():
             raise Invalid("Ends at must be in the future", field="ends_at")
         if "timezone" in self.model_fields_set:
             raise Invalid("Timezone is for a cron expression: starts at and ends at have offsets", field="timezone")

@@ -17,7 +17,6 @@ from wsp.cron.control_schemas import (
     WindowList,
     WindowOut,
 )
-from wsp.errors import Forbidden
 from wsp.rest.answers import Message, failures
 from wsp.rest.fields import one_line
 from wsp.rest.lists import LIST_HEADERS, OWNED_PAGE_PARAMETERS, OwnedPageQuery, page_headers
@@ -63,7 +62,7 @@ def get_pause(caller: Caller, session: Reader, zone: Zone, owner: OwnerParameter
 def pause(body: PauseBody, caller: Caller, session: Writer, zone: Zone) -> PauseOut:
     """What is due meanwhile is skipped, with the reason in its log. Running commands go on; so does "run now"."""
     whose = caller.owner_for(body.owner)
-    paused = control.pause(session, whose, until=body.ends, reason=body.reason or "")
+    paused = control.pause(session, whose, until=body.until, reason=body.reason or "")
     return PauseOut.of(whose, paused, zone)
 
 
@@ -102,9 +101,8 @@ def list_windows(
 )
 def create_window(body: WindowCreate, caller: Caller, session: Writer, zone: Zone) -> WindowOut:
     """What is due within it is skipped, with the reason in its log. Running commands go on."""
-    columns = body.columns()
-    owner = None if columns["owner"] == EVERYBODY and caller.is_admin else caller.owner_for(columns["owner"])
-    return WindowOut.of(control.create_window(session, **columns | {"owner": owner}), zone)
+    owner = None if body.owner == EVERYBODY and caller.is_admin else caller.owner_for(body.owner)
+    return WindowOut.of(control.create_window(session, **body.named() | {"owner": owner}), zone)
 
 
 @router.delete(
