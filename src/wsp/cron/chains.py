@@ -16,7 +16,7 @@ Links = Mapping[int, str]
 def parents_of(session: Session, job_id: int) -> dict[int, str]:
     """The links of one job."""
     query = select(Follows.after_job_id, Follows.condition).where(Follows.job_id == job_id)
-    return {parent: condition for parent, condition in session.execute(query.order_by(Follows.after_job_id))}
+    return dict(session.execute(query.order_by(Follows.after_job_id)).tuples().all())
 
 
 def set_parents(session: Session, job: CronJob, links: Links) -> bool:
@@ -70,7 +70,9 @@ def _check(session: Session, job: CronJob, links: Links) -> None:
         for follower, earlier in steps:
             link = followed_through[follower]
             if earlier == job.id:
-                raise Invalid(f"After: job {link} already runs after job {job.id}{_by_way(link, follower)}", field="after")
+                raise Invalid(
+                    f"After: job {link} already runs after job {job.id}{_by_way(link, follower)}", field="after"
+                )
             if earlier not in followed_through:
                 followed_through[earlier] = link
                 newest.append(earlier)

@@ -78,9 +78,7 @@ def create_window(
     """
     if owner is not None:
         require_owner(session, owner)
-    theirs = select(Maintenance.id).where(
-        Maintenance.owner.is_(None) if owner is None else Maintenance.owner == owner
-    )
+    theirs = select(Maintenance.id).where(Maintenance.owner.is_(None) if owner is None else Maintenance.owner == owner)
     if len(session.scalars(theirs.limit(MAX_WINDOWS)).all()) == MAX_WINDOWS:
         raise Conflict(f"There may be {MAX_WINDOWS} maintenance windows at most; delete some that are over")
     window = Maintenance(

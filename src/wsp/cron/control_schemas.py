@@ -60,7 +60,7 @@ class RequestedRun(RunOut, _RunId):
     """A run that was asked for, and is started in a moment."""
 
     @classmethod
-    def of(cls, run: JobRun, zone: ZoneInfo) -> Self:
+    def requested(cls, run: JobRun, zone: ZoneInfo) -> Self:
         """The run as the answer to the request shows it."""
         return cls(**dict(RunOut.of(run, zone)), run_id=run.id)
 
@@ -150,7 +150,8 @@ class WindowCreate(ChangeBody):
         form = again if named & again else once
         if named & once and named & again:
             raise Invalid(
-                "Starts at and ends at cannot be given together with a cron expression and its duration", field="starts_at"
+                "Starts at and ends at cannot be given together with a cron expression and its duration",
+                field="starts_at",
             )
         missing = [name for name in ("starts_at", "ends_at", "cron_expr", "duration_seconds") if name in form - named]
         if missing:

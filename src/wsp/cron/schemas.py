@@ -6,7 +6,6 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, Field, model_validator
 
 from wsp.cron.job_fields import (
-    After,
     Command,
     Description,
     EmailOnComplete,
@@ -148,6 +147,13 @@ class JobChange(JobFields, _ChangedJob):
     """Changes to a cron job. A job that is changed or enabled is due from now on, never in arrears."""
 
 
+class AfterOut(BaseModel):
+    """A job that this one runs after, and on which outcome of it."""
+
+    job_id: Annotated[int, Field(examples=[3])]
+    on: Annotated[str, Field(description="`success`, `failure` or `any`", examples=["success"])]
+
+
 class SecretOut(BaseModel):
     """A variable whose value is not shown."""
 
@@ -191,7 +197,7 @@ class JobOut(BaseModel):
     timezone: Annotated[str, _when_set("Europe/Berlin")] = ""
     description: Annotated[str, _when_set("Rebuilds the search index of the shop")] = ""
     tags: Annotated[list[str], _when_set(["backup", "db"])] = Field(default=[])
-    after: Annotated[list[After], _when_set([{"job_id": 3, "on": "success"}])] = Field(default=[])
+    after: Annotated[list[AfterOut], _when_set([{"job_id": 3, "on": "success"}])] = Field(default=[])
     paused: Annotated[bool, _when_set(True)] = False
     overlap: Annotated[str, _policy("overlap", "queue")] = DEFAULT.overlap
     timeout_seconds: Annotated[int, _policy("timeout_seconds", 3600)] = DEFAULT.timeout_seconds
@@ -244,7 +250,7 @@ class JobOut(BaseModel):
             timezone=job.timezone,
             description=job.description,
             tags=tags_of(job),
-            after=[After(job_id=job_id, on=on) for job_id, on in around.parents(job)],
+            after=[AfterOut(job_id=job_id, on=on) for job_id, on in around.parents(job)],
             paused=around.paused(job),
             **_shown_policy(job),
         )

@@ -3,7 +3,7 @@
 When a job is due is the planner's business: a change here raises `revision`, and the planner arms the job anew.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,6 +24,7 @@ from wsp.owners import require_owner
 from wsp.paging import Page, fetch, matching
 
 MAX_JOB_ID = 2**63 - 1
+NAMED = 10  # jobs in a sentence
 
 _POLICIES = frozenset(each.name for each in fields(Policy))
 _CONCERNS_PLANNER = {"cron_expr", "timezone", "enabled"}
@@ -150,11 +151,9 @@ def delete_job(session: Session, visible_to: str | None, job_id: int) -> None:
     """
     job = get_job(session, visible_to, job_id, change=True)
     if followers := left_with_nothing(session, job.id):
-        named = ", ".join(map(str, followers[:10]))
         raise Conflict(
-            f"This job is the only one that job {named} runs after: delete that first, or give it a cron expression"
-            if len(followers) == 1
-            else f"This job is the only one that jobs {named} run after: delete those first, or give them cron expressions"
+            f"Nothing but this job starts {_these(followers)}: delete {'it' if len(followers) == 1 else 'them'} first, "
+            "or see to a cron expression"
         )
     session.delete(job)
     session.flush()
@@ -199,6 +198,11 @@ def _expect_by(job: CronJob, now: datetime) -> datetime | None:
     if not job.enabled or not policy.expect_every:
         return None
     return now + timedelta(seconds=policy.expect_every + policy.grace_seconds)
+
+
+def _these(job_ids: Sequence[int]) -> str:
+    more = f" and {len(job_ids) - NAMED} more" if len(job_ids) > NAMED else ""
+    return f"job{'s' if len(job_ids) > 1 else ''} {', '.join(map(str, job_ids[:NAMED]))}{more}"
 
 
 def _needs_times() -> Invalid:

@@ -41,14 +41,16 @@ _LOCATION = {"Location": {"description": "Where the run is found", "schema": {"t
     summary="Run a cron job now",
     responses={202: {"headers": _LOCATION}, **failures(404, 409)},
 )
-def run_job(id: JobId, caller: Caller, session: Writer, zone: Zone, request: Request, response: Response) -> RequestedRun:
+def run_job(
+    id: JobId, caller: Caller, session: Writer, zone: Zone, request: Request, response: Response
+) -> RequestedRun:
     """Starts within half a second, also when the job is disabled or paused.
 
     409 when another run of it is going and the job's `overlap` is `skip`; 503 when no scheduler is running.
     """
     run = manual.request_run(session, caller.sees_owner, id, requested_by=caller.username)
     response.headers["Location"] = f"{request.url.path.rstrip('/').removesuffix('/run')}/runs/{run.id}"
-    return RequestedRun.of(run, zone)
+    return RequestedRun.requested(run, zone)
 
 
 @router.get("/pause", operation_id="getCronPause", summary="Are the cron jobs paused?")
