@@ -273,7 +273,10 @@ WINDOW_FIELDS: dict[str, tuple[str, list[Any]]] = {
 }
 ONCE_FIELDS: dict[str, tuple[str, list[Any]]] = {
     "starts_at": ("string", FTP_FIELDS["expires_at"][1]),
-    "ends_at": ("string", [*FTP_FIELDS["expires_at"][1], ONCE["starts_at"], "2998-01-31T00:00:00Z", "2020-01-31T00:00:00Z"]),
+    "ends_at": (
+        "string",
+        [*FTP_FIELDS["expires_at"][1], ONCE["starts_at"], "2998-01-31T00:00:00Z", "2020-01-31T00:00:00Z"],
+    ),
 }
 AGAIN_FIELDS: dict[str, tuple[str, list[Any]]] = {
     "cron_expr": ("string", ["", " ", "x", "60 * * * *", "@reboot", "9" * 500]),
