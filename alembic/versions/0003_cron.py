@@ -38,6 +38,7 @@ RUN_COLUMNS = (
 PARTIAL_INDEXES = (
     ("ix_cron_jobs_reboot", "cron_jobs", ["id"], "cron_expr = '@reboot'"),
     ("ix_cron_runs_open", "cron_runs", ["status", "start_at"], "status IN ('queued', 'running')"),
+    ("ix_cron_runs_job_open", "cron_runs", ["job_id", "status"], "status IN ('queued', 'running')"),
     ("ix_cron_runs_to_kill", "cron_runs", ["id"], "kill_requested_at IS NOT NULL AND status IN ('queued', 'running')"),
     ("ix_cron_notices_unsent", "cron_notices", ["next_attempt_at"], "status = 'pending'"),
 )

@@ -75,7 +75,8 @@ class CronJob(Base):
     failures_in_row: Mapped[int] = mapped_column(default=0, server_default="0")
     next_run_at: Mapped[datetime | None]
     due_from: Mapped[datetime | None]
-    """Ticks later than this are to be decided: when the job was made, enabled, or given another expression."""
+    """Ticks later than this are to be decided: the last tick that was, or, when that came later, when the job was made,
+    enabled, disabled, or given another expression or time zone."""
     expect_by: Mapped[datetime | None] = mapped_column(index=True)
     """When to raise the alarm unless the job has succeeded before; null: not watched, or alarm raised already."""
     revision: Mapped[int] = mapped_column(BigInteger, default=1)
@@ -102,6 +103,7 @@ class JobRun(Base):
         UniqueConstraint("job_id", "scheduled_for"),
         Index("ix_cron_runs_job_id_id", "job_id", "id"),
         Index("ix_cron_runs_open", "status", "start_at", sqlite_where=_OPEN, postgresql_where=_OPEN),
+        Index("ix_cron_runs_job_open", "job_id", "status", sqlite_where=_OPEN, postgresql_where=_OPEN),
         Index("ix_cron_runs_to_kill", "id", sqlite_where=_TO_KILL, postgresql_where=_TO_KILL),
         {"sqlite_autoincrement": True},
     )
