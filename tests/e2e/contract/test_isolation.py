@@ -53,6 +53,8 @@ AREAS: dict[str, tuple[str, Any]] = {
     "PUT /api/v1/cronjobs/{id}": ("cron", {"enabled": False}),
     "DELETE /api/v1/cronjobs/{id}": ("cron", None),
     "GET /api/v1/cronjobs/{id}/logs": ("cron", None),
+    "GET /api/v1/cronjobs/{id}/notices": ("cron", None),
+    "GET /api/v1/cronjobs/notices": ("cron", None),
     "POST /api/v1/users/{username}/api-keys/": ("users", {"name": "x", "permissions": ["ftp"]}),
     "GET /api/v1/users/{username}/api-keys/": ("users", None),
     "DELETE /api/v1/users/{username}/api-keys/{id}": ("users", None),
