@@ -62,6 +62,8 @@ AREAS: dict[str, tuple[str, Any]] = {
     "POST /api/v1/cronjobs/maintenance": ("cron", WINDOW),
     "DELETE /api/v1/cronjobs/maintenance/{window_id}": ("cron", None),
     "GET /api/v1/cronjobs/{id}/logs": ("cron", None),
+    "GET /api/v1/cronjobs/{id}/notices": ("cron", None),
+    "GET /api/v1/cronjobs/notices": ("cron", None),
     "POST /api/v1/users/{username}/api-keys/": ("users", {"name": "x", "permissions": ["ftp"]}),
     "GET /api/v1/users/{username}/api-keys/": ("users", None),
     "DELETE /api/v1/users/{username}/api-keys/{id}": ("users", None),
