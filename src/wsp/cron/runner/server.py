@@ -106,7 +106,7 @@ class Server:
         if self._orders or self._endings.busy:
             return 0.0
         wait = self._timers.wait()
-        if self._runs or self._line.connected and self._stopping_since is None:
+        if self._runs or (self._line.connected and self._stopping_since is None):
             return wait
         # Nobody is there, or nothing is to come: see now and then whether it is over.
         return min(wait or 1.0, 1.0)
