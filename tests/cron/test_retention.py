@@ -12,8 +12,7 @@ import pytest
 from wsp.cron import retention
 from wsp.cron.offload import Offload
 from wsp.cron.policy import Policy
-from wsp.cron.recovery import OUTPUTS
-from wsp.cron.retention import Retention, prune, prune_jobs
+from wsp.cron.retention import OUTPUTS, Retention, prune, prune_jobs
 from wsp.cron.runner.spool import run_folder
 from wsp.cron.work import Job, PlannedRun
 from wsp.database import utc_now
