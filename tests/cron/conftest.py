@@ -255,7 +255,10 @@ class FakeRunner:
         cls.abandoned.clear()
         for runner in adopted:
             ends = [ended for ended in runner.kept.values() if ended is not None]
-            asyncio.get_running_loop().call_soon(runner.on_ended, ends)
+            starts = [Started(run_id, 4711, 1, time.time()) for run_id, ended in runner.kept.items() if ended is None]
+            loop = asyncio.get_running_loop()
+            loop.call_soon(runner.on_started, starts)
+            loop.call_soon(runner.on_ended, ends)
         return adopted
 
     @property

@@ -232,6 +232,24 @@ class TestOverlap:
 
         asyncio.run(main())
 
+    def test_that_cannot_be_settled_is_left_to_recovery(
+        self, desk: Desk, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def failing(*_: Any) -> None:
+            raise RuntimeError("unforeseen")
+
+        monkeypatch.setattr(dispatch, "settle", failing)
+        run = desk.claimed(contended=True)
+
+        async def main() -> None:
+            async with working(desk) as dispatcher:
+                dispatcher.submit([run])
+                await eventually(lambda: not dispatcher.run_ids)
+                assert dispatcher.free_places == 200
+
+        asyncio.run(main())
+        assert desk.status(run) == "queued"
+
     def test_a_contended_run_asks_before_it_starts(self, desk: Desk, eventually: Eventually) -> None:
         run = desk.claimed(contended=True)
         desk.jobs.add_run(run.job.id, run.start_at - SECOND, "running", service_id="another")
@@ -419,8 +437,9 @@ class TestAdopt:
                 assert "old" in dispatcher.met
                 await eventually(lambda: desk.status(ended) == "failed")
                 await eventually(lambda: old.runs == {going.run_id, 4711})
+                await eventually(lambda: desk.status(going) == "running")  # it was not written before the crash
                 row = desk.row(going)
-                assert (row.service_id, row.runner_id) == ("me", "old")
+                assert (row.service_id, row.runner_id, row.pid) == ("me", "old", 4711)
                 assert not old.closed
                 old.finish(going.run_id)
                 old.finish(4711)

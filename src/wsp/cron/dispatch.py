@@ -116,7 +116,9 @@ class Dispatcher:
         self._times: list[tuple[float, int]] = []  # a heap of (seconds since the epoch, run id)
         self._timer: asyncio.TimerHandle | None = None
         self._adopting = 0
-        self._early: dict[int, Ended] = {}  # ends that adopted runners told of before their runs were known here
+        # What adopted runners told before their runs were known here.
+        self._early_starts: dict[int, Started] = {}
+        self._early: dict[int, Ended] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -265,7 +267,11 @@ class Dispatcher:
                 alerts.on_ends(session, self._settings, batch.ends, now)
             return batch
 
-        batch = await self._insist(decide, "overlap is not settled yet")
+        try:
+            batch = await self._insist(decide, "overlap is not settled yet")
+        except Exception:
+            self._let_go(helds)
+            raise
         self._journal.count(batch.ends)
         to_start = {run.run_id for run in batch.runs}
         for held in helds:
@@ -276,9 +282,13 @@ class Dispatcher:
 
     async def _verify(self, helds: Sequence[_Held]) -> None:
         ids = [held.run.run_id for held in helds]
-        claimed = await self._insist(
-            lambda session: still_claimed(session, ids, self._claim.service_id), "claims are not read again yet"
-        )
+        try:
+            claimed = await self._insist(
+                lambda session: still_claimed(session, ids, self._claim.service_id), "claims are not read again yet"
+            )
+        except Exception:
+            self._let_go(helds)
+            raise
         for held in helds:
             if held.run.run_id in claimed:
                 held.since = time.monotonic()
@@ -287,6 +297,11 @@ class Dispatcher:
                 logger.warning("run %s is not started: it was taken away from here", held.run.run_id)
                 self._drop(held)
         self._fire()
+
+    def _let_go(self, helds: Sequence[_Held]) -> None:
+        """Something unforeseen happened to them before they were started: recovery gives their rows back."""
+        for held in helds:
+            self._drop(held)
 
     # --- What the runners tell ------------------------------------------------------------------------------------
 
@@ -297,6 +312,8 @@ class Dispatcher:
                 held.process = Process(started.pid, started.pid_started)
                 held.started_at = datetime.fromtimestamp(started.at, UTC)
                 self._journal.started(Start(held.run, started, held.runner.id, self._claim.service_id))
+            elif held is None and self._adopting:
+                self._early_starts[started.run_id] = started
 
     def _ended(self, ends: Sequence[Ended]) -> None:
         for ended in ends:
@@ -321,7 +338,10 @@ class Dispatcher:
     async def _lose(self, runner: Runner, helds: Sequence[_Held]) -> None:
         marks = {run_mark(runner.id, held.run.run_id) for held in helds}
         leaders = [held.process for held in helds if held.process is not None]
-        await self._starter.call(lambda: end_tree(marks, leaders, grace=GRACE_SECONDS))
+        try:
+            await self._starter.call(lambda: end_tree(marks, leaders, grace=GRACE_SECONDS))
+        except OSError:
+            logger.exception("the commands of runner %s could not all be ended", runner.id)
         for held in helds:
             output = await self._starter.call(partial(output_left, self._settings.data_dir, held.run.run_id))
             self._close(held, Result("lost", held.started_at, utc_now(), RUNNER_GONE, output=output))
@@ -396,6 +416,7 @@ class Dispatcher:
             if not self._adopting:
                 self._acknowledge(list(self._early))
                 self._early.clear()
+                self._early_starts.clear()
             await self._runners.dismiss_idle()
 
     async def _inherit(self, runner: Runner) -> int:
@@ -411,6 +432,7 @@ class Dispatcher:
             runner.kill(run_id, reason=OVER_ALREADY)
         self._runners.met.add(runner.id)
         logger.info("adopted runner %s with %s runs", runner.id, len(inherited.open))
+        self._started([self._early_starts[run_id] for run_id in inherited.open if run_id in self._early_starts])
         self._ended([self._early.pop(run_id) for run_id in inherited.open if run_id in self._early])
         return len(inherited.open)
 
