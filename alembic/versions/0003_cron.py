@@ -17,6 +17,7 @@ JOB_COLUMNS = (
     sa.Column("tags", sa.Text(), nullable=False, server_default=EMPTY),
     sa.Column("policy", sa.JSON(), nullable=True),
     sa.Column("failures_in_row", sa.Integer(), nullable=False, server_default="0"),
+    sa.Column("alarm", sa.String(length=8), nullable=False, server_default=EMPTY),
     sa.Column("due_from", sa.DateTime(timezone=True), nullable=True),
     sa.Column("expect_by", sa.DateTime(timezone=True), nullable=True),
 )
@@ -33,10 +34,13 @@ RUN_COLUMNS = (
     sa.Column("runner_id", sa.String(length=32), nullable=False, server_default=EMPTY),
     sa.Column("kill_requested_at", sa.DateTime(timezone=True), nullable=True),
     sa.Column("kill_reason", sa.String(length=300), nullable=False, server_default=EMPTY),
+    sa.Column("kill_grace_seconds", sa.Integer(), nullable=True),
 )
 PARTIAL_INDEXES = (
+    ("ix_cron_jobs_unarmed", "cron_jobs", ["armed_revision"], "revision <> armed_revision"),
     ("ix_cron_jobs_reboot", "cron_jobs", ["id"], "cron_expr = '@reboot'"),
     ("ix_cron_runs_open", "cron_runs", ["status", "start_at"], "status IN ('queued', 'running')"),
+    ("ix_cron_runs_job_open", "cron_runs", ["job_id", "status"], "status IN ('queued', 'running')"),
     ("ix_cron_runs_to_kill", "cron_runs", ["id"], "kill_requested_at IS NOT NULL AND status IN ('queued', 'running')"),
     ("ix_cron_notices_unsent", "cron_notices", ["next_attempt_at"], "status = 'pending'"),
 )
@@ -46,6 +50,7 @@ def upgrade() -> None:
     for column in JOB_COLUMNS:
         op.add_column("cron_jobs", column)
     op.create_index("ix_cron_jobs_expect_by", "cron_jobs", ["expect_by"])
+    op.drop_index("ix_cron_jobs_unarmed", table_name="cron_jobs")
     op.drop_index("ix_cron_runs_status", table_name="cron_runs")
     for column in RUN_COLUMNS:
         op.add_column("cron_runs", column)
@@ -137,7 +142,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cron_notices")),
     )
     op.create_index("ix_cron_notices_finished_at", "cron_notices", ["finished_at"])
-    op.create_index("ix_cron_notices_job_id_id", "cron_notices", ["job_id", "id"])
+    op.create_index("ix_cron_notices_job_id_created_at", "cron_notices", ["job_id", "created_at"])
     for name, table, columns, condition in PARTIAL_INDEXES:
         where = sa.text(condition)
         op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)
@@ -154,6 +159,8 @@ def downgrade() -> None:
     for column in reversed(RUN_COLUMNS):
         op.drop_column("cron_runs", column.name)
     op.create_index("ix_cron_runs_status", "cron_runs", ["status"])
+    unarmed = sa.text("revision <> armed_revision")
+    op.create_index("ix_cron_jobs_unarmed", "cron_jobs", ["id"], sqlite_where=unarmed, postgresql_where=unarmed)
     op.drop_index("ix_cron_jobs_expect_by", table_name="cron_jobs")
     for column in reversed(JOB_COLUMNS):
         op.drop_column("cron_jobs", column.name)

@@ -55,5 +55,11 @@ class Conflict(WspError):
     code = "CONFLICT"
 
 
+class Unavailable(WspError):
+    """That cannot be done right now"""
+
+    code = "SERVICE_UNAVAILABLE"
+
+
 class StartupError(WspError):
     """The server cannot start"""

@@ -6,12 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from wsp.cron.executor import Started, environment, start
-from wsp.cron.processes import Process, boot_id, end_tree, find_tree, start_time
+from wsp.cron.processes import MARK_VARIABLE, Process, boot_id, end_tree, find_tree, start_time
+from wsp.cron.runner.procfs import run_limit
 
 DEADLINE_SECONDS = 20.0
 
@@ -23,6 +24,14 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@dataclass(frozen=True)
+class Started:
+    """A command as a runner starts it."""
+
+    process: Process
+    popen: "subprocess.Popen[bytes]"
+
+
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Callable[[str], tuple[Started, str]]]:
     """Start a command with a mark of its own; what is left of it is ended after the test."""
@@ -30,16 +39,19 @@ def launch(tmp_path: Path) -> Iterator[Callable[[str], tuple[Started, str]]]:
 
     def begin(command: str) -> tuple[Started, str]:
         mark = f"{os.getpid()}-{time.monotonic_ns()}"
-        started = start(command, folder=tmp_path, environment=environment("deploy", tmp_path, mark))
-        begun.append((started, mark))
+        popen = subprocess.Popen(
+            ["prlimit", f"--msgqueue={run_limit(mark)}:", "--", "/bin/sh", "-c", command],
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin", MARK_VARIABLE: mark},
+            start_new_session=True,
+        )
+        begun.append((Started(Process(popen.pid, start_time(popen.pid) or 0), popen), mark))
         return begun[-1]
 
     yield begin
     for started, mark in begun:
         end_tree({mark}, [started.process], grace=0)
         started.popen.wait()
-        assert started.popen.stdout is not None
-        started.popen.stdout.close()
 
 
 class TestFindTree:
@@ -49,6 +61,25 @@ class TestFindTree:
         assert started.process in find_tree({mark})
         assert len(find_tree({mark})) == 3  # without the session, not the one that dropped its environment
         assert len(find_tree((), [started.process])) == 3  # without the mark, not the one that left
+
+    def test_those_that_left_everything_behind(self, launch: Callable[[str], tuple[Started, str]]) -> None:
+        started, mark = launch("env -i setsid sleep 60 & wait")
+        until(lambda: len(find_tree({mark}, [started.process])) == 2)
+        assert len(find_tree((), [started.process])) == 1
+
+    def test_a_limit_of_earlier_processes_means_nothing(self, launch: Callable[[str], tuple[Started, str]]) -> None:
+        started, mark = launch("env -i setsid sleep 60 & wait")
+        until(lambda: len(find_tree({mark}, [started.process])) == 2)
+        later = Process(started.process.pid, started.process.started + 100_000)
+        assert find_tree({mark}, [later]) == {started.process}  # by its mark
+
+    def test_what_has_the_limit_and_another_mark_is_anothers(
+        self, launch: Callable[[str], tuple[Started, str]]
+    ) -> None:
+        started, mark = launch(f"{MARK_VARIABLE}=other-1 setsid sleep 60 & wait")
+        until(lambda: len(find_tree({"other-1"})) == 1)
+        assert find_tree({mark}, [started.process]) == {started.process}
+        assert end_tree({"other-1"}, grace=0) == 1
 
     def test_a_stranger_with_the_same_pid_is_not_found(self, launch: Callable[[str], tuple[Started, str]]) -> None:
         started, _ = launch("sleep 60")
