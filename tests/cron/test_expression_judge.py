@@ -4,8 +4,9 @@ Every disagreement has to be of one of these kinds, or the test fails. Where one
 of the time in question is the judge.
 
 - `ODD_CHANGE`: a job that follows real time runs whenever the clock shows a time that matches, and only then. Where a
-  clock is set by other than whole hours (Lord Howe), or around midnight (Sao Paulo, Tehran, Beirut, Havana), cronsim
-  counts hours from before the change, and misses such times or takes one that is not in the expression.
+  clock is set by other than whole hours (Lord Howe), at a quarter to (Chatham) or around midnight (Sao Paulo, Tehran,
+  Beirut, Havana), cronsim counts hours from before the change, and misses such times, or takes one that is past or
+  that is not in the expression.
 - `SHOWN_AGAIN`: cronsim forgets the offset of where it starts, so that a fixed job that is looked at in the second of
   two equal hours is due in the first of them: in the past.
 
@@ -52,7 +53,7 @@ TICKS_EACH = 4
 
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 
-ODD_CHANGE = "the clock is set by other than whole hours, or around midnight"
+ODD_CHANGE = "the clock is set by other than whole hours, not at a whole hour, or around midnight"
 SHOWN_AGAIN = "the clock shows a time again"
 
 
@@ -146,12 +147,12 @@ def compare(schedule: Schedule, judge: CronSim, start: datetime, zone: ZoneInfo,
 
 
 def odd_change(zone: ZoneInfo, after: datetime, until: datetime) -> bool:
-    """Were clocks set in that time by other than whole hours, or from or to a time about midnight?"""
+    """Were clocks set about then by other than whole hours, not at a whole hour, or around midnight?"""
     for change in changes(zone):
-        if after <= change <= until + HOUR:
+        if after - HOUR <= change <= until + HOUR:
             before, now = (change - HOUR).astimezone(zone), change.astimezone(zone)
             size = now.replace(tzinfo=None) - before.replace(tzinfo=None) - HOUR
-            if size % HOUR or {before.hour, now.hour} & {22, 23, 0, 1}:
+            if size % HOUR or now.minute or {before.hour, now.hour} & {22, 23, 0, 1}:
                 return True
     return False
 

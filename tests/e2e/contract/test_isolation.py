@@ -53,6 +53,7 @@ AREAS: dict[str, tuple[str, Any]] = {
     "PUT /api/v1/cronjobs/{id}": ("cron", {"enabled": False}),
     "DELETE /api/v1/cronjobs/{id}": ("cron", None),
     "GET /api/v1/cronjobs/{id}/logs": ("cron", None),
+    "POST /api/v1/cronjobs/preview": ("cron", {"cron_expr": "0 3 * * *"}),
     "POST /api/v1/users/{username}/api-keys/": ("users", {"name": "x", "permissions": ["ftp"]}),
     "GET /api/v1/users/{username}/api-keys/": ("users", None),
     "DELETE /api/v1/users/{username}/api-keys/{id}": ("users", None),

@@ -1,6 +1,6 @@
 """`/api/v1/cronjobs`: a module for each part of it."""
 
-from wsp.cron.endpoints import jobs
+from wsp.cron.endpoints import jobs, preview
 
 # Before the jobs come the paths that would be taken for a job's id.
-ROUTERS = (jobs.router,)
+ROUTERS = (preview.router, jobs.router)
