@@ -1,7 +1,9 @@
 """Cron expressions: what is accepted, what is refused and how, and when they are due."""
 
 import time
+from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsp.cron.expression import ExpressionError, Schedule, parse
+from wsp.cron.fields import MINUTE
 
 BERLIN = ZoneInfo("Europe/Berlin")
 LORD_HOWE = ZoneInfo("Australia/Lord_Howe")
@@ -21,6 +24,7 @@ def at(text: str, zone: ZoneInfo = BERLIN) -> datetime:
     return datetime.fromisoformat(text.rstrip("+")).replace(tzinfo=zone, fold=int(text.endswith("+"))).astimezone(UTC)
 
 
+SPREAD_OF_THREE = ["42 3 12 12 0 20", "38 9 3 2 1 9", "39 10 7 5 4 4"]
 FIELD_COUNTS = "5 or 6 are allowed: minute, hour, day of month, month, day of week, and second if need be"
 
 
@@ -38,6 +42,12 @@ def ticks(expression: str, after: str, count: int, zone: ZoneInfo = BERLIN) -> l
         instant = next_tick(schedule, instant, zone)
         found.append(instant.astimezone(zone).strftime("%Y-%m-%d %H:%M%z"))
     return found
+
+
+def seconds(expression: str, after: str, count: int) -> list[str]:
+    """The next ticks on Berlin's clocks, to the second."""
+    found = islice(parse(expression).ticks(at(after), BERLIN), count)
+    return [tick.astimezone(BERLIN).strftime("%Y-%m-%d %H:%M:%S") for tick in found]
 
 
 def refusal(text: str) -> str | None:
@@ -77,6 +87,10 @@ class TestParse:
             ("@yearly", "0 0 1 1 *"),
             ("@annually", "0 0 1 1 *"),
             ("@reboot", "@reboot"),
+            ("@Reboot", "@reboot"),
+            ("0 3 * * * 30", "0 3 * * * 30"),  # the second comes last
+            ("* * * * * */20", "* * * * * 0,20,40"),
+            ("* * * * * *", "* * * * * *"),
             ("0 0 29 2 *", "0 0 29 2 *"),
         ],
     )
@@ -168,7 +182,7 @@ class TestParse:
         assert sentence is None or sentence.startswith("Cron expression")
         assert sentence is None or (sentence.isascii() and sentence.isprintable() and len(sentence) < 250)
 
-    @given(st.text(alphabet="0123456789*/-, ,sunjafebmo@LW#?\t", max_size=200))
+    @given(st.text(alphabet="0123456789*/-, ,sunjafebmo@LW#?H()\t", max_size=200))
     @settings(max_examples=500, deadline=None)
     def test_nothing_takes_long(self, text: str) -> None:
         begin = time.perf_counter()
@@ -188,6 +202,141 @@ class TestParse:
         if mine.days_either and "*" in mine.canonical.split()[2:5:2]:
             return
         assert croniter.expand(mine.canonical)[0] == croniter.expand(" ".join(parts))[0]
+
+
+class TestSpread:
+    KEYS = range(1, 400)
+
+    def values(self, text: str, place: int = 0) -> set[str]:
+        return {parse(text, key).canonical.split()[place] for key in self.KEYS}
+
+    def test_is_the_jobs_own_for_ever(self) -> None:
+        # Written down: a job must not move when the server is upgraded.
+        assert [parse("H H H H H H", key).canonical for key in (1, 2, 10**15)] == SPREAD_OF_THREE
+
+    def test_uses_the_whole_field(self) -> None:
+        for place, size in enumerate((60, 24, 28, 12, 7, 60)):
+            assert len(self.values("H H H H H H", place)) == size
+
+    def test_is_even(self) -> None:
+        counts = Counter(min(MINUTE.parse("H", MINUTE.key_of(job_id))) for job_id in range(60_000))
+        assert len(counts) == 60
+        assert 850 < min(counts.values()) <= max(counts.values()) < 1150
+
+    def test_fields_are_independent(self) -> None:
+        together = {parse("H * * * * H", key).canonical for key in range(6_000)}
+        assert len(together) > 2500  # of 3600; 60 if they were one
+
+    def test_a_range_bounds_it(self) -> None:
+        assert self.values("H(10-12) * * * *") == {"10", "11", "12"}
+        assert self.values("* * * * H(mon-fri)", 4) == {"1", "2", "3", "4", "5"}
+        assert self.values("* * * * h(fri-sun)", 4) == {"5", "6", "0"}
+
+    def test_a_step_keeps_its_length_and_moves_its_start(self) -> None:
+        assert self.values("H/15 * * * *") == {f"{n},{n + 15},{n + 30},{n + 45}" for n in range(15)}
+        assert self.values("H(0-29)/10 * * * *") == {f"{n},{n + 10},{n + 20}" for n in range(10)}
+
+    def test_stands_beside_others_in_a_list(self) -> None:
+        assert self.values("0,H(30-31) * * * *") == {"0,30", "0,31"}
+
+    def test_is_no_wildcard(self) -> None:
+        assert parse("H H * * *").follows_clock is False
+        assert parse("H/15 2 * * *").follows_clock is False
+        assert parse("H * * * *").follows_clock is True
+        assert parse("0 0 H * mon").days_either is True
+
+    def test_without_a_key_it_is_valid_and_a_time(self) -> None:
+        assert parse("H(3-4) H * * *").next_after(at("2026-01-01 00:00"), BERLIN) is not None
+
+    def test_what_is_valid_without_a_key_is_valid_with_each(self) -> None:
+        for text in ("0 0 H(27-29) 2 *", "0 0 H(1-31),H(2-31) H(1-3) *", "0 0 31 H(7-8) *", "0 0 H/31 * *"):
+            if refusal(text) is None:
+                for key in self.KEYS:
+                    parse(text, key)
+        assert refusal("0 0 H(27-29) 2 *") is None
+        assert refusal("0 0 H(29-31) 2 *") is not None
+
+    def test_with_a_key_only_its_own_choice_counts(self) -> None:
+        sentences = {key: self.refusal_with(key, "0 0 H(28-31) 2 *") for key in self.KEYS}
+        assert set(sentences.values()) == {
+            None,
+            "Cron expression never fires: day of month 'H(28-31)' does not exist in month '2', use 1-29",
+        }
+
+    def refusal_with(self, key: int, text: str) -> str | None:
+        try:
+            parse(text, key)
+        except ExpressionError as error:
+            return str(error)
+        return None
+
+
+class TestSeconds:
+    def test_come_last(self) -> None:
+        assert seconds("0 3 * * * 30", "2026-01-01 00:00", 2) == ["2026-01-01 03:00:30", "2026-01-02 03:00:30"]
+
+    def test_every_so_many(self) -> None:
+        assert seconds("* * * * * */25", "2026-01-01 00:00:49", 4) == [
+            "2026-01-01 00:00:50",
+            "2026-01-01 00:01:00",
+            "2026-01-01 00:01:25",
+            "2026-01-01 00:01:50",
+        ]
+
+    def test_a_part_of_a_second_is_before_the_next_one(self) -> None:
+        instant = datetime(2026, 1, 1, 0, 0, 0, 999_999, tzinfo=UTC)
+        assert next_tick(parse("* * * * * *"), instant, BERLIN) == datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
+        instant = datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
+        assert next_tick(parse("* * * * * *"), instant, BERLIN) == datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC)
+
+    def test_spring_a_fixed_job_runs_once_right_after_the_gap(self) -> None:
+        assert seconds("30 2 * * * */20", "2026-03-29 01:00", 3) == [
+            "2026-03-29 03:00:00",
+            "2026-03-30 02:30:00",
+            "2026-03-30 02:30:20",
+        ]
+        assert seconds("59 1 * * * 59", "2026-03-29 01:00", 1) == ["2026-03-29 01:59:59"]
+
+    def test_autumn_a_fixed_job_runs_the_first_time_only(self) -> None:
+        begin, end = at("2026-10-25 00:00"), at("2026-10-26 00:00")
+        found = parse("0-59 2 * * * 0-59").due_between(begin, end, BERLIN, 10_000)
+        assert found == [at("2026-10-25 02:00") + timedelta(seconds=n) for n in range(3600)]
+        assert seconds("30 2 * * * 15", "2026-10-25 02:30:15+", 1) == ["2026-10-26 02:30:15"]
+
+    def test_a_wildcard_job_misses_no_second(self) -> None:
+        for begin in (at("2026-03-29 01:50"), at("2026-10-25 01:50"), at("2026-10-25 02:50"), at("2026-10-25 02:50+")):
+            found = parse("* * * * * *").due_between(begin, begin + timedelta(minutes=20), BERLIN, 10_000)
+            assert found == [begin + timedelta(seconds=n) for n in range(1, 20 * 60 + 1)]
+
+    def test_a_wildcard_job_begins_at_the_very_second_of_a_change(self) -> None:
+        assert seconds("* * * * * *", "2026-03-29 01:59:58", 3) == [
+            "2026-03-29 01:59:59",
+            "2026-03-29 03:00:00",
+            "2026-03-29 03:00:01",
+        ]
+        assert seconds("*/30 2 * * * 0", "2026-10-25 02:59:59", 3) == [
+            "2026-10-25 02:00:00",
+            "2026-10-25 02:30:00",
+            "2026-10-26 02:00:00",
+        ]
+
+    def test_the_second_hour_is_not_missed_for_a_match_that_is_far_away(self) -> None:
+        assert ticks("*/30 2 25 10 *", "2026-10-25 02:45", 3) == [
+            "2026-10-25 02:00+0100",
+            "2026-10-25 02:30+0100",
+            "2027-10-25 02:00+0200",
+        ]
+
+
+class TestReboot:
+    def test_has_no_times(self) -> None:
+        schedule, now = parse("@reboot"), at("2026-01-01 00:00")
+        assert schedule.at_reboot
+        assert schedule.next_after(now, BERLIN) is None
+        assert schedule.due_between(now, now + timedelta(days=400), BERLIN, 10) == []
+
+    def test_nothing_else_has_none(self) -> None:
+        assert not parse("@daily").at_reboot
 
 
 class TestDays:

@@ -316,3 +316,17 @@ def test_reboot_is_run_at_the_start_and_not_again(start_cron: StartCron) -> None
     start = at("2026-01-01 00:00", ZoneInfo("UTC"))
     cron = start_cron("UTC", ["@reboot", "30 0 * * *"], start)  # `start` waits for another @reboot of the crontab
     assert [cron.minute(start + n * MINUTE) for n in range(29, 32)] == [[], ["30 0 * * *"], []]
+
+
+def test_a_day_that_is_left_out_is_a_correction_to_debian_and_a_gap_here(start_cron: StartCron) -> None:
+    zone = ZoneInfo("Pacific/Apia")  # where 29 December 2011 was followed by 31 December
+    start = at("2011-12-29 23:50", zone)
+    expressions = ["0 12 30 12 *", "0 12 * * *", "0 0 31 12 *", "*/30 * * * *"]
+    cron = start_cron(zone.key, expressions, start)
+    different = {}
+    for minute, runs in ours(expressions, start, 30, zone).items():
+        if (found := cron.minute(minute)) != runs:
+            different[minute.astimezone(zone).isoformat()] = (found, runs)
+    midnight = ["*/30 * * * *", "0 0 31 12 *"]
+    ours_too = sorted([*midnight, "0 12 * * *", "0 12 30 12 *"])
+    assert different == {"2011-12-31T00:00:00+14:00": (midnight, ours_too)}

@@ -18,7 +18,19 @@ from croniter import croniter
 from wsp.cron.fields import DAY, FIELDS, MONTH, ExpressionError, shown
 from wsp.cron.zones import first_change
 
-__all__ = ["LONGEST_STEP_BACK", "MACROS", "MAX_CHARACTERS", "REBOOT", "ExpressionError", "Schedule", "parse"]
+__all__ = [
+    "LONGEST_MONTH_DAYS",
+    "LONGEST_STEP_BACK",
+    "MACROS",
+    "MAX_CHARACTERS",
+    "REBOOT",
+    "ExpressionError",
+    "Schedule",
+    "parse",
+    "spelled_out",
+    "split",
+    "wall_of",
+]
 
 MAX_CHARACTERS = 200
 
@@ -33,7 +45,7 @@ MACROS = {
     "@hourly": "0 * * * *",
 }
 
-_LONGEST_MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+LONGEST_MONTH_DAYS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _YEARS_TO_LOOK_AHEAD = 50  # 29 February on a given weekday can be 40 years away, around 2100
 _REMEMBERED = 4096
 
@@ -100,11 +112,18 @@ class Schedule:
 
     def _fixed_ticks(self, instant: datetime, zone: ZoneInfo) -> Iterator[datetime]:
         newest = instant
-        for wall in self.walls(wall_of(instant, zone)):
+        walls = self.walls(wall_of(instant, zone))
+        while True:
+            wall = next(walls)
             tick = _first_showing(wall, zone)
-            if tick > newest:  # else: the clock shows this time again, or several times fell into one gap
+            if tick > newest:
                 newest = tick
                 yield tick
+                shown = wall_of(tick, zone)
+                if shown != wall:  # all that falls into this gap is one run
+                    walls = self.walls(shown)
+            elif change := first_change(tick, newest, zone):  # the clock shows these times again: go past them
+                walls = self.walls(wall_of(change - _SECOND, zone))
 
     def _real_time_ticks(self, instant: datetime, zone: ZoneInfo) -> Iterator[datetime]:
         newest = known = instant  # the clock was looked at as it is from `known` on
@@ -133,6 +152,12 @@ def parse(text: str, key: int | None = None) -> Schedule:
     if trimmed.startswith("@"):
         return _parse_macro(trimmed)
     return _parse_fields(trimmed, key if "H" in trimmed.upper() else None)
+
+
+def spelled_out(text: str) -> str:
+    """An expression as fields: a macro's, or itself. `@reboot` has none and stays."""
+    trimmed = text.strip(" \t\r\n")
+    return MACROS.get(trimmed.lower(), trimmed)
 
 
 def split(text: str) -> list[str]:
@@ -205,7 +230,7 @@ def _refuse_if_never(days: str, months: str, key: int | None) -> None:
 
 
 def _longest(months: frozenset[int]) -> int:
-    return max(_LONGEST_MONTH_DAYS[month - 1] for month in months)
+    return max(LONGEST_MONTH_DAYS[month - 1] for month in months)
 
 
 def _first_showing(wall: datetime, zone: ZoneInfo) -> datetime:

@@ -3,6 +3,7 @@
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from wsp.errors import Invalid
@@ -54,12 +55,17 @@ class RequestBody(BaseModel):
 
     @classmethod
     def _title(cls, name: str) -> str:
-        return cls.model_fields[name].title or name.replace("_", " ").capitalize()
+        return cls._field(name).title or name.replace("_", " ").capitalize()
 
     @classmethod
     def _least_characters(cls, name: str) -> int:
-        lengths = (getattr(rule, "min_length", None) for rule in cls.model_fields[name].metadata)
+        lengths = (getattr(rule, "min_length", None) for rule in cls._field(name).metadata)
         return max((length for length in lengths if length), default=1)
+
+    @classmethod
+    def _field(cls, name: str) -> FieldInfo:
+        """A field by its name in JSON: the alias where Python has another use for the word."""
+        return next(field for key, field in cls.model_fields.items() if name == (field.alias or key))
 
 
 def left_out() -> Any:

@@ -168,7 +168,7 @@ CRON_FIELDS: dict[str, tuple[str, list[Any]]] = {
     "name": ("string", ["", "  ", "a\0b", "a\nb", "x" * 101]),
     "cron_expr": (
         "string",
-        ["", "x", "* * * *", "* * * * * * *", "60 * * * *", "0 0 31 2 *", "* * * * *\0", "@boot", "9" * 500],
+        ["", "x", "* * * *", "* * * * * 60", "* * * * * * *", "60 * * * *", "0 0 31 2 *", "* * * * *\0", "@boot", "9" * 500],
     ),
     "domain": FTP_FIELDS["domain"],
     "enabled": ("boolean", []),
@@ -421,6 +421,7 @@ class TestBodies:
             ("PUT", f"/ftp/{account}/ip-restrictions"),
             ("PUT", f"/ftp/{ann.username}.example/anonymous"),
             ("POST", "/cronjobs/"),
+            ("POST", "/cronjobs/preview"),
             ("PUT", f"/cronjobs/{job}"),
             ("POST", "/cronjobs/pause"),
             ("POST", "/cronjobs/resume"),

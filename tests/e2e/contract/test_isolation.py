@@ -65,6 +65,7 @@ AREAS: dict[str, tuple[str, Any]] = {
     "GET /api/v1/cronjobs/{id}/stats": ("cron", None),
     "GET /api/v1/cronjobs/{id}/notices": ("cron", None),
     "GET /api/v1/cronjobs/notices": ("cron", None),
+    "POST /api/v1/cronjobs/preview": ("cron", {"cron_expr": "0 3 * * *"}),
     "POST /api/v1/users/{username}/api-keys/": ("users", {"name": "x", "permissions": ["ftp"]}),
     "GET /api/v1/users/{username}/api-keys/": ("users", None),
     "DELETE /api/v1/users/{username}/api-keys/{id}": ("users", None),

@@ -8,3 +8,7 @@ from wsp.cron.endpoints import control, jobs, notices, outputs, runs
 
 # Before the jobs come the paths that would be taken for a job's id.
 ROUTERS = (control.router, notices.router, jobs.router, runs.router, outputs.router)
+from wsp.cron.endpoints import jobs, preview
+
+# Before the jobs come the paths that would be taken for a job's id.
+ROUTERS = (preview.router, jobs.router)
