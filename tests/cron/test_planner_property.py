@@ -205,6 +205,8 @@ class Play:
         if not self.is_up:
             return
         self.look()
+        self.now += SECOND  # what was claimed ahead has had its time
+        self.start_due()
         for job_id in self.times:
             self.account(job_id)
         minutes = self.random.choice((-FAR_BACK, -20, -1, 30, 60))
