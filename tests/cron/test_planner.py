@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wsp.cron import planner
+from wsp.cron import planner, timetable
 from wsp.cron.policy import Policy
 from wsp.cron.work import Job, PlannedRun
 
@@ -379,7 +379,7 @@ class TestJitter:
         assert all(0 <= offset < 600 for offset in offsets)
         assert len(set(offsets)) > 15
         assert {row.scheduled_for for row in rows} == {NOON}
-        assert [planner.spread(job_id, NOON, 600) for job_id in ids] == pytest.approx(offsets, abs=0.001)
+        assert [timetable.spread(job_id, NOON, 600) for job_id in ids] == pytest.approx(offsets, abs=0.001)
 
     def test_it_waits_in_the_queue_until_then(self, jobs: JobStore, planning: Planning) -> None:
         job_id = jobs.add(next_run_at=NOON, policy={"jitter_seconds": 600})

@@ -21,6 +21,7 @@ from wsp.cron.timetable import TIMETABLE_COLUMNS, Timetable, Unreadable
 IDS_AT_ONCE = 20_000  # looked through in one step of `rearm`
 MOST_LEFTOVERS = 100  # ticks of one job that get a row each
 SECOND = timedelta(seconds=1)
+FARTHEST_AHEAD = timedelta(seconds=5)  # more than planning looks ahead
 
 CHANGED = "The job was changed before the scheduler came to decide this tick"
 
@@ -189,6 +190,7 @@ def _withdraw_ahead(session: Session, jobs: Sequence[JobRow], now: datetime, tim
         select(RUNS.c.id, RUNS.c.job_id, RUNS.c.scheduled_for).where(
             RUNS.c.job_id.in_(list(by_id)),
             RUNS.c.scheduled_for > now,
+            RUNS.c.scheduled_for <= now + FARTHEST_AHEAD,  # else: decided before the clock was set back
             RUNS.c.status == QUEUED,
             RUNS.c.service_id == "",
             RUNS.c.trigger == "schedule",
