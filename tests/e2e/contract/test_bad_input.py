@@ -162,6 +162,12 @@ NAME_FIELD: dict[str, tuple[str, list[Any]]] = {
         ["", "a", "x" * 33, "a/b", "../x", "a b", "a\0b", "a\nb", "ä" * 5, "a\\b", "a;b", "%2e%2e", "a\u202eb"],
     ),
 }
+WRONG_VARIABLES: list[Any] = [
+    *(5, True, None, 1.5, [], ["x"], {}),
+    *({"value": 5}, {"value": None}, {"value": None, "secret": True}, {"value": "x", "other": 1}),
+    *({"value": "x", "secret": 1}, {"value": "x", "secret": None}, {"secret": False}),
+    *({"secret": True}, {"value": "", "secret": True}),
+]
 CRON_CREATE = {"command": "true", "name": "nightly", "cron_expr": "0 3 * * *"}
 CRON_FIELDS: dict[str, tuple[str, list[Any]]] = {
     "command": ("string", ["", "  ", "a\0b", "x" * 8193]),
@@ -229,13 +235,8 @@ CRON_FIELDS: dict[str, tuple[str, list[Any]]] = {
             {"A" * 129: "x"},
             {"WSP_RUN_ID": "x"},
             {"A": "a\0b"},
-            *({"A": value} for value in (5, True, None, 1.5, [], ["x"], {})),
-            *({"A": value} for value in ({"value": 5}, {"value": None}, {"value": None, "secret": True})),
-            *(
-                {"A": value}
-                for value in ({"value": "x", "secret": 1}, {"value": "x", "secret": None}, {"secret": False})
-            ),
-            *({"A": value} for value in ({"secret": True}, {"value": "", "secret": True}, {"value": "x", "other": 1})),
+            *({"A": value} for value in WRONG_VARIABLES),
+            {"A": {"value": "ab", "secret": True}},
             {"A": "x" * 32_768},
             {"A": "ä" * 16_384},
             {f"A{number}": "" for number in range(201)},
