@@ -126,7 +126,7 @@ class Stream:
             fields = {}
 
     def take(self, count: int) -> list[Event]:
-        return [event for event, _ in zip(self, range(count), strict=False)]
+        return [event for _, event in zip(range(count), self, strict=False)]
 
 
 @pytest.fixture
