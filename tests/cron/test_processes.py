@@ -6,14 +6,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from wsp.cron.executor import Started, environment, start
-from wsp.cron.processes import Process, boot_id, end_tree, find_tree, start_time
+from wsp.cron.processes import MARK_VARIABLE, Process, boot_id, end_tree, find_tree, start_time
+from wsp.cron.runner.procfs import run_limit
 
 DEADLINE_SECONDS = 20.0
+
+
+@dataclass
+class Started:
+    """A command that runs, marked as the runner marks them."""
+
+    process: Process
+    popen: "subprocess.Popen[bytes]"
+
+
+def start(command: str, folder: Path, mark: str) -> Started:
+    environment = {"PATH": os.environ["PATH"], MARK_VARIABLE: mark}
+    popen = subprocess.Popen(
+        ["/bin/bash", "-c", command], cwd=folder, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    return Started(Process(popen.pid, start_time(popen.pid) or 0), popen)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -30,7 +47,7 @@ def launch(tmp_path: Path) -> Iterator[Callable[[str], tuple[Started, str]]]:
 
     def begin(command: str) -> tuple[Started, str]:
         mark = f"{os.getpid()}-{time.monotonic_ns()}"
-        started = start(command, folder=tmp_path, environment=environment("deploy", tmp_path, mark))
+        started = start(command, tmp_path, mark)
         begun.append((started, mark))
         return begun[-1]
 
@@ -38,8 +55,6 @@ def launch(tmp_path: Path) -> Iterator[Callable[[str], tuple[Started, str]]]:
     for started, mark in begun:
         end_tree({mark}, [started.process], grace=0)
         started.popen.wait()
-        assert started.popen.stdout is not None
-        started.popen.stdout.close()
 
 
 class TestFindTree:
@@ -49,6 +64,21 @@ class TestFindTree:
         assert started.process in find_tree({mark})
         assert len(find_tree({mark})) == 3  # without the session, not the one that dropped its environment
         assert len(find_tree((), [started.process])) == 3  # without the mark, not the one that left
+
+    def test_one_that_left_both_is_known_by_its_limit(
+        self, launch: Callable[[str], tuple[Started, str]], tmp_path: Path
+    ) -> None:
+        mark = f"tests-{os.getpid()}"
+        started, _ = launch(
+            f"ulimit -S -q {run_limit(mark)}; env -i setsid sleep 60 & {MARK_VARIABLE}=other-1 setsid sleep 61 & wait"
+        )
+        session = find_tree((), [started.process])
+        until(lambda: len(find_tree({mark}, [started.process])) > len(session) and bool(find_tree({"other-1"})))
+        left = find_tree({mark}, [started.process]) - session
+        assert len(left) == 1  # the other child is another run's
+        end_tree({mark}, [started.process], grace=DEADLINE_SECONDS)
+        assert not any(lives(process) for process in left)
+        assert end_tree({"other-1"}, grace=0) == 1
 
     def test_a_stranger_with_the_same_pid_is_not_found(self, launch: Callable[[str], tuple[Started, str]]) -> None:
         started, _ = launch("sleep 60")

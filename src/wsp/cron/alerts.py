@@ -66,7 +66,7 @@ def on_ends(session: Session, settings: Settings, ends: Sequence[End], now: date
         if kind:
             text = mail.about_end(
                 end,
-                outbox.zone_of(row.timezone, settings.zone),
+                mail.zone_for(row.timezone, settings.zone),
                 settings.public_url,
                 failures=count,
                 recovered=bool(alarm),

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import TZPATH, ZoneInfo
 
-from sqlalchemy import bindparam, delete, func, or_, select, update
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 
+from wsp.cron.bulk import insert_runs, update_rows
 from wsp.cron.expression import LONGEST_STEP_BACK
 from wsp.cron.models import QUEUED, SKIPPED, CronState
-from wsp.cron.rows import BATCH_JOBS, JOB_COLUMNS, JOBS, JOBS_WITH_OWNERS, RUNS, JobRow, insert_once
+from wsp.cron.rows import BATCH_JOBS, JOB_COLUMNS, JOBS, JOBS_WITH_OWNERS, RUNS, JobRow
 from wsp.cron.timetable import TIMETABLE_COLUMNS, Timetable, Unreadable
 
 IDS_AT_ONCE = 20_000  # looked through in one step of `rearm`
@@ -50,20 +51,12 @@ def arm(session: Session, now: datetime, zone: ZoneInfo, *, limit: int = BATCH_J
     _withdraw_ahead(session, jobs, now, timetable)
     leftovers = [row for job in jobs for row in _leftovers(job, now, timetable)]
     if leftovers:
-        session.execute(insert_once(session), leftovers)
-    session.execute(
-        _ARM,
-        [
-            {
-                "of": job.job_id,
-                "at": job.revision,
-                "armed_revision": job.revision,
-                "next_run_at": _first_tick(timetable, job, _decided_until(job, now)) if job.enabled else None,
-                "due_from": _decided_until(job, now),
-            }
-            for job in jobs
-        ],
-    )
+        insert_runs(session, leftovers)
+    moves = []
+    for job in jobs:
+        decided = _decided_until(job, now)
+        moves.append(_move(job, _first_tick(timetable, job, decided) if job.enabled else None, decided))
+    _write(session, moves)
     return [job.job_id for job in jobs]
 
 
@@ -113,17 +106,8 @@ def rearm(
         counted_from = _counted_from(job, now)
         next_run_at = _first_tick(timetable, job, counted_from)
         if (next_run_at, counted_from) != (job.next_run_at, job.due_from):
-            moves.append(
-                {
-                    "of": job.job_id,
-                    "at": job.revision,
-                    "armed_revision": job.revision,
-                    "next_run_at": next_run_at,
-                    "due_from": counted_from,
-                }
-            )
-    if moves:
-        session.execute(_ARM, moves)
+            moves.append(_move(job, next_run_at, counted_from))
+    _write(session, moves)
     if len(jobs) == limit:
         last: int = jobs[-1].job_id
         return last
@@ -132,16 +116,19 @@ def rearm(
     return looked_until if newest is not None and looked_until < newest else None
 
 
-# The revision that was read decides: a change that came in between is armed by the next call.
-_ARM = (
-    update(JOBS)
-    .where(JOBS.c.id == bindparam("of"), JOBS.c.revision == bindparam("at"))
-    .values(
-        armed_revision=bindparam("armed_revision"),
-        next_run_at=bindparam("next_run_at"),
-        due_from=bindparam("due_from"),
-    )
-)
+def _move(job: JobRow, next_run_at: datetime | None, due_from: datetime) -> dict[str, Any]:
+    return {
+        "id": job.job_id,
+        "revision": job.revision,
+        "armed_revision": job.revision,
+        "next_run_at": next_run_at,
+        "due_from": due_from,
+    }
+
+
+def _write(session: Session, moves: Sequence[dict[str, Any]]) -> None:
+    # The revision that was read decides: a change that came in between is armed by the next call.
+    update_rows(session, JOBS, moves, by=["id", "revision"])
 
 
 def _concerned(cause: Cause, now: datetime) -> list[Any]:
@@ -152,15 +139,14 @@ def _concerned(cause: Cause, now: datetime) -> list[Any]:
 
 def _decided_until(job: JobRow, now: datetime) -> datetime:
     """Up to when the ticks of a job are decided, or are none of its."""
-    decided: datetime | None = job.due_from
-    if decided is None:  # it was armed by a version that did not write this down
+    if job.due_from is None:  # it was armed by a version that did not write this down
         return job.next_run_at - SECOND if job.next_run_at is not None else now
-    # A clock that was set back further has been corrected; until then its old ticks have had their turn.
-    return decided if decided <= now + LONGEST_STEP_BACK else now
+    return now if job.due_from > now + LONGEST_STEP_BACK else job.due_from
 
 
 def _counted_from(job: JobRow, now: datetime) -> datetime:
-    return max(now, _decided_until(job, now))
+    """From now on. But a clock that was set back by little shows ticks again that have had their turn: cron(8)."""
+    return max(now, _decided_until(job, now)) if job.due_from is not None else now
 
 
 def _first_tick(timetable: Timetable, job: JobRow, instant: datetime) -> datetime | None:

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -19,6 +21,7 @@ from wsp.cron.recovery import (
     forget_runners,
     give_back,
     lost,
+    output_left,
 )
 from wsp.database import utc_now
 
@@ -31,11 +34,18 @@ class Caretaker:
     """Adopts what still runs, gives back what was never started, and closes what is lost. Lives on one event loop."""
 
     def __init__(
-        self, offload: Offload, dispatcher: Dispatcher, service_id: str, *, on_given_back: Callable[[], None]
+        self,
+        offload: Offload,
+        dispatcher: Dispatcher,
+        service_id: str,
+        data_dir: Path,
+        *,
+        on_given_back: Callable[[], None],
     ) -> None:
         self._offload = offload
         self._dispatcher = dispatcher
         self._service_id = service_id
+        self._data_dir = data_dir
         self._on_given_back = on_given_back
         self._suspicion = Suspicion()
 
@@ -84,7 +94,9 @@ class Caretaker:
             count = await self._offload.call(lambda: end_commands(gone))
             logger.warning("%s runs were lost; %s processes of theirs were ended", len(gone), count)
             for orphan in gone:
-                self._dispatcher.close_orphan(orphan.run, lost(orphan, utc_now(), self._service_id), orphan.service_id)
+                output = await self._offload.call(partial(output_left, self._data_dir, orphan.run.run_id))
+                result = lost(orphan, utc_now(), self._service_id, output)
+                self._dispatcher.close_orphan(orphan.run, result, orphan.service_id)
         await self._offload.change(forget_runners)
 
 

@@ -31,6 +31,7 @@ from wsp.cron.recovery import (
     RUNNER_GONE,
     give_back,
     inherit,
+    output_left,
     remember_runner,
     run_mark,
     still_claimed,
@@ -322,8 +323,8 @@ class Dispatcher:
         leaders = [held.process for held in helds if held.process is not None]
         await self._starter.call(lambda: end_tree(marks, leaders, grace=GRACE_SECONDS))
         for held in helds:
-            if held.stage is _Stage.GIVEN:
-                self._close(held, Result("lost", held.started_at, utc_now(), RUNNER_GONE))
+            output = await self._starter.call(partial(output_left, self._settings.data_dir, held.run.run_id))
+            self._close(held, Result("lost", held.started_at, utc_now(), RUNNER_GONE, output=output))
 
     def _close(self, held: _Held, result: Result) -> None:
         held.stage = _Stage.OVER

@@ -7,9 +7,10 @@ from typing import Any
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
+from wsp.cron.bulk import insert_runs
 from wsp.cron.models import FAILED, LOST, QUEUED, SKIPPED, TIMED_OUT, Follows
 from wsp.cron.policy import Policy
-from wsp.cron.rows import JOBS, RUNS, insert_once
+from wsp.cron.rows import JOBS, RUNS
 from wsp.cron.work import End, PlannedRun, Result
 
 LONGEST_DELAY_SECONDS = 86400.0  # between two attempts, however often it was doubled
@@ -100,7 +101,7 @@ def _row(end: End, job_id: int, trigger: str, start_at: datetime, attempt: int) 
 def _insert(session: Session, rows: list[dict[str, Any]]) -> None:
     """Insert runs, a microsecond later where there is one already: but not when that is the same one."""
     while rows:
-        inserted = {(row.job_id, row.scheduled_for) for row in session.execute(insert_once(session), rows)}
+        inserted = {(row.job_id, row.scheduled_for) for row in insert_runs(session, rows)}
         rest = []
         for row in rows:
             place = row["job_id"], row["scheduled_for"]

@@ -17,13 +17,14 @@ from wsp.cron.models import SUCCEEDED
 from wsp.cron.runner.frames import readable
 from wsp.cron.runner.orders import Output
 from wsp.cron.work import End, Job, Result
+from wsp.cron.zones import zone_of
 from wsp.heartbeat import node_name
 
 BODY_CHARACTERS = 10_000  # of the end of the output: the log has the rest
 COMMAND_CHARACTERS = 1000
 SUBJECT_CHARACTERS = 200
 
-_LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 _OUTCOMES = {
@@ -84,7 +85,7 @@ def about_end(
     what = outcome(result)
     if result.status == SUCCEEDED:
         what = "works again" if recovered else f"took {unusual}" if unusual else what
-    elif failures > 1:
+    elif failures > 1 and run.job.policy.alert_on:  # else each run has a mail, and the same outcome the same subject
         what += f", {failures} times in a row"
     cause = run.cause_run_id if run.cause_run_id is not None else "?"
     facts = {
@@ -162,6 +163,14 @@ def compose(recipient: str, sender: str, text: Text, date: datetime, message_id:
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
     message.set_content(text.body, cte="quoted-printable")
     return message
+
+
+def zone_for(name: str, server: ZoneInfo) -> ZoneInfo:
+    """The zone of a job's times; the server's when it has none, or one that this machine does not know any more."""
+    try:
+        return zone_of(name, server)
+    except ValueError:
+        return server
 
 
 def shown(instant: datetime | None, zone: ZoneInfo) -> str:

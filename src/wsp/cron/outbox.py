@@ -8,9 +8,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
-from sqlalchemy import Select, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import Select, and_, case, delete, func, insert, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from wsp.counters import add_to_stored
@@ -38,6 +38,8 @@ SUBJECTS_IN_SUMMARY = 20
 NO_SERVER = "No mail server is configured (WSP_SMTP_HOST)"
 NO_ADDRESS = "There is no address to send it to"
 
+# Not as a parameter: the index of what is pending is found by this very text.
+_IS_PENDING = Notice.status == literal(PENDING, literal_execute=True)
 _COUNTER = "cron_mails_total"
 
 
@@ -147,14 +149,14 @@ def _summary(owed: Owed, now: datetime) -> dict[str, Any]:
 
 def next_due() -> Select[datetime | None]:
     """When the next attempt is due."""
-    return select(func.min(Notice.next_attempt_at)).where(Notice.status == PENDING)
+    return select(func.min(Notice.next_attempt_at)).where(_IS_PENDING)
 
 
 def claim(session: Session, now: datetime, zone: ZoneInfo) -> Taken | None:
     """Take the mail that has been due for longest. None: nothing is due. `zone` is the server's."""
     due = (
         select(Notice)
-        .where(Notice.status == PENDING, Notice.next_attempt_at <= now)
+        .where(_IS_PENDING, Notice.next_attempt_at <= now)
         .order_by(Notice.next_attempt_at, Notice.id)
         .limit(CANDIDATES)
         .with_for_update(skip_locked=True)
@@ -227,14 +229,6 @@ def prune(session: Session, now: datetime) -> int:
     return len(removed.all())
 
 
-def zone_of(name: str, server: ZoneInfo) -> ZoneInfo:
-    """The zone of a job's times in mails; the server's when it has none, or one that this machine does not know."""
-    try:
-        return ZoneInfo(name) if name else server
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return server
-
-
 def _summed_up(session: Session, summary: Notice, zone: ZoneInfo) -> tuple[int, Text]:
     """How many mails a summary stands for, and what it says."""
     count = func.count()
@@ -252,8 +246,8 @@ def _summed_up(session: Session, summary: Notice, zone: ZoneInfo) -> tuple[int, 
     counts = [(subject, number) for subject, number in session.execute(by_subject)]
     job = session.get_one(CronJob, summary.job_id)
     total = sum(number for _, number in counts)
-    where = zone_of(job.timezone, zone)
-    return total, mail.about_withheld(job.name, counts[:SUBJECTS_IN_SUMMARY], total, summary.created_at, where)
+    zone = mail.zone_for(job.timezone, zone)
+    return total, mail.about_withheld(job.name, counts[:SUBJECTS_IN_SUMMARY], total, summary.created_at, zone)
 
 
 def _count(session: Session, status: str, amount: int = 1) -> None:

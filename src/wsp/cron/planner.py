@@ -10,9 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import bindparam, func, literal, literal_column, select, update
+from sqlalchemy import func, literal, literal_column, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from wsp.cron.bulk import insert_runs, is_sqlite, update_rows
 from wsp.cron.decisions import GO, MISSED, bar, judge
 from wsp.cron.expression import REBOOT
 from wsp.cron.models import QUEUED, SKIPPED
@@ -30,7 +32,6 @@ from wsp.cron.rows import (
     Claim,
     JobRow,
     OpenRun,
-    insert_once,
     is_open,
     job_of,
     never_started,
@@ -116,7 +117,9 @@ def reboot(session: Session, now: datetime, claim: Claim) -> Batch:
         literal(QUEUED),
     ).where(JOBS.c.cron_expr == literal_column(f"'{REBOOT}'"), JOBS.c.enabled)
     columns = ["job_id", "scheduled_for", "start_at", "trigger", "status"]
-    return Batch(jobs=len(session.execute(insert_once(session).from_select(columns, jobs)).all()))
+    insert = sqlite.insert if is_sqlite(session) else postgresql.insert
+    once = insert(RUNS).from_select(columns, jobs).on_conflict_do_nothing()
+    return Batch(jobs=len(session.execute(once.returning(RUNS.c.id)).all()))
 
 
 def _due(session: Session, until: datetime, limit: int) -> Sequence[JobRow]:
@@ -275,13 +278,14 @@ class _Desk:
         self.decisions.append(_Decision(job, policy, tick, tick, SCHEDULE, reason))
 
     def _move(self, job: JobRow, decided: datetime, upcoming: datetime | None) -> None:
-        self.moves.append({"of": job.job_id, "at": job.revision, "next_run_at": upcoming, "due_from": decided})
+        self.moves.append({"id": job.job_id, "revision": job.revision, "next_run_at": upcoming, "due_from": decided})
 
     def write(self) -> tuple[list[PlannedRun], list[End], bool]:
         """Insert the rows and move the jobs on. Returns claimed runs, skipped ones, and whether to kill any."""
         rows = [decision.row(self.now, self.claim) for decision in self.decisions]
-        ids = {(row.job_id, row.scheduled_for): row.id for row in self.session.execute(insert_once(self.session), rows)}
-        self.session.execute(_MOVE, self.moves)
+        ids = {(row.job_id, row.scheduled_for): row.id for row in insert_runs(self.session, rows)}
+        # The revision that was read decides: a change that came in between is for `arm`.
+        update_rows(self.session, JOBS, self.moves, by=["id", "revision"])
         runs, ends = [], []
         replacements = []
         for decision in self.decisions:
@@ -296,11 +300,3 @@ class _Desk:
                 replacements.append((run_id, decision.kills, decision.supersedes))
         ends += apply_replacements(self.session, replacements, self.now)
         return runs, ends, any(kills for _, kills, _ in replacements)
-
-
-# The revision that was read decides: a change that came in between is for `arm`.
-_MOVE = (
-    update(JOBS)
-    .where(JOBS.c.id == bindparam("of"), JOBS.c.revision == bindparam("at"))
-    .values(next_run_at=bindparam("next_run_at"), due_from=bindparam("due_from"))
-)

@@ -1,26 +1,24 @@
-"""The processes of a run, found in /proc: proc(5). Linux only.
+"""The processes of runs whose runner is gone, found in /proc: proc(5). Linux only.
 
-A command's tree is its session (it was started as the leader of one) and every process that inherited the mark
-in its environment, so that a child that left the session with setsid(2) is found as well.
+A command's tree is its session (it was started as the leader of one) and every process that inherited what marks it:
+the mark in its environment, and a resource limit for those that dropped that (see wsp.cron.runner.procfs).
 """
 
 import os
 import signal
 import time
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-MARK_VARIABLE = "WSP_RUN_ID"
-"""Set in the environment of every command to `<service id>-<run id>`: unique on this machine, across restarts."""
+from wsp.cron.runner import procfs
+from wsp.cron.runner.procfs import MARK_VARIABLE, start_time
+
+__all__ = ["MARK_VARIABLE", "Process", "boot_id", "end_tree", "find_tree", "start_time"]
 
 _POLL_SECONDS = 0.02
 _KILL_SECONDS = 1.0  # SIGKILL is not refused, but a process in an uninterruptible sleep takes its time
-
-# Indexes into /proc/<pid>/stat, counted after the command name, which may itself hold spaces and parentheses.
-_STATE, _SESSION, _START_TIME = 0, 3, 19
 
 
 @dataclass(frozen=True)
@@ -37,30 +35,26 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def start_time(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot, None when there is none."""
-    stat = _stat(pid)
-    return int(stat[_START_TIME]) if stat else None
-
-
 def find_tree(marks: Collection[str], leaders: Collection[Process] = ()) -> set[Process]:
     """What still runs of the commands with these marks, or in the sessions of these leaders. Blocks a few ms.
 
     A session counts only while its leader is the very process that was recorded: a stranger who was given the same
-    pid later is left alone.
+    pid later is left alone. A limit counts only for what has no mark, and started no earlier than one of
+    the leaders.
     """
     sessions = {leader.pid for leader in leaders if start_time(leader.pid) == leader.started}
-    variables = {f"{MARK_VARIABLE}={mark}".encode() for mark in marks}
+    limits = {procfs.run_limit(mark) for mark in marks} - {0}
+    since = min((leader.started for leader in leaders), default=None)
     found = set()
-    for entry in os.listdir("/proc"):
-        if not entry.isdecimal():
+    for pid in procfs.pids():
+        stat = procfs.stat(pid)
+        if stat is None or not stat.lives or pid == os.getpid():
             continue
-        pid = int(entry)
-        stat = _stat(pid)
-        if stat is None or stat[_STATE] in ("Z", "X") or pid == os.getpid():
-            continue
-        if int(stat[_SESSION]) in sessions or _is_marked(pid, variables):
-            found.add(Process(pid, int(stat[_START_TIME])))
+        mark = procfs.mark_of(pid)
+        # Two runs may have the same limit; but what carries another mark belongs to that one.
+        is_limited = not mark and since is not None and stat.started >= since and procfs.limit_of(pid) in limits
+        if stat.session in sessions or mark in marks or is_limited:
+            found.add(Process(pid, stat.started))
     return found
 
 
@@ -75,7 +69,7 @@ def end_tree(marks: Collection[str], leaders: Collection[Process] = (), *, grace
     deadline = time.monotonic() + grace
     while living and time.monotonic() < deadline:
         for process in living - told:  # children born meanwhile are told as well
-            _send(process, signal.SIGTERM)
+            procfs.send(process.pid, process.started, signal.SIGTERM)
         told |= living
         time.sleep(_POLL_SECONDS)
         # A leader that is gone no longer vouches for its session, but those already found stay known.
@@ -83,39 +77,12 @@ def end_tree(marks: Collection[str], leaders: Collection[Process] = (), *, grace
     deadline = time.monotonic() + _KILL_SECONDS
     while living and time.monotonic() < deadline:
         for process in living:
-            _send(process, signal.SIGKILL)
+            procfs.send(process.pid, process.started, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
         living = find_tree(marks, leaders) | {process for process in living if _lives(process)}
     return count
 
 
-def _send(process: Process, number: signal.Signals) -> None:
-    """Signal exactly this process: the descriptor is opened first, and the start time compared afterwards."""
-    with suppress(ProcessLookupError, PermissionError):
-        descriptor = os.pidfd_open(process.pid)
-        try:
-            if start_time(process.pid) == process.started:
-                signal.pidfd_send_signal(descriptor, number)
-        finally:
-            os.close(descriptor)
-
-
 def _lives(process: Process) -> bool:
-    stat = _stat(process.pid)
-    return stat is not None and int(stat[_START_TIME]) == process.started and stat[_STATE] not in ("Z", "X")
-
-
-def _is_marked(pid: int, variables: set[bytes]) -> bool:
-    try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # gone, or another user's
-        return False
-    return not variables.isdisjoint(environment)
-
-
-def _stat(pid: int) -> list[str] | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return text[text.rindex(")") + 2 :].split()
+    stat = procfs.stat(process.pid)
+    return stat is not None and stat.started == process.started and stat.lives

@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
+from wsp.cron.bulk import update_rows
 from wsp.cron.decisions import PATIENT, Verdict, bar, judge
 from wsp.cron.models import QUEUED, RUNNING
 from wsp.cron.pauses import Pauses
@@ -162,12 +163,11 @@ def apply_replacements(
     """
     replacements = list(replacements)
     kills = [
-        {"of": run_id, "kill_requested_at": now, "kill_reason": f"Replaced by run {successor}"}
+        {"id": run_id, "kill_requested_at": now, "kill_reason": f"Replaced by run {successor}"}
         for successor, killed, _ in replacements
         for run_id in killed
     ]
-    if kills:
-        session.execute(_KILL, kills)
+    update_rows(session, RUNS, kills, RUNS.c.kill_requested_at.is_(None), by=["id"])
     successors = {run_id: successor for successor, _, superseded in replacements for run_id in superseded}
     ends = []
     for some in _parts(successors):
@@ -257,35 +257,19 @@ def _is_tick(row: JobRow, timetable: Timetable) -> bool:
 
 
 def _set(session: Session, run_ids: Sequence[int], columns: dict[str, str]) -> None:
-    if run_ids:
-        statement = update(RUNS).where(RUNS.c.id == bindparam("of"), RUNS.c.status == QUEUED).values(columns)
-        session.execute(statement, [{"of": run_id} for run_id in run_ids])
+    for some in _parts(run_ids):
+        session.execute(update(RUNS).where(RUNS.c.id.in_(some), RUNS.c.status == QUEUED).values(columns))
 
 
 def _record(session: Session, ends: Sequence[End]) -> None:
     """Write the ends of runs that were not started."""
-    if ends:
-        session.execute(
-            _END,
-            [
-                {
-                    "of": end.run.run_id,
-                    "status": end.result.status,
-                    "reason": end.result.reason,
-                    "finished_at": end.result.finished_at,
-                }
-                for end in ends
-            ],
-        )
-
-
-_END = (
-    update(RUNS)
-    .where(RUNS.c.id == bindparam("of"), RUNS.c.status == QUEUED)
-    .values(status=bindparam("status"), reason=bindparam("reason"), finished_at=bindparam("finished_at"))
-)
-_KILL = (
-    update(RUNS)
-    .where(RUNS.c.id == bindparam("of"), RUNS.c.kill_requested_at.is_(None))
-    .values(kill_requested_at=bindparam("kill_requested_at"), kill_reason=bindparam("kill_reason"))
-)
+    rows = [
+        {
+            "id": end.run.run_id,
+            "status": end.result.status,
+            "reason": end.result.reason,
+            "finished_at": end.result.finished_at,
+        }
+        for end in ends
+    ]
+    update_rows(session, RUNS, rows, RUNS.c.status == QUEUED, by=["id"])

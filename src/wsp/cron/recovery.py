@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 from sqlalchemy import delete, exists, func, select, update
@@ -17,6 +18,8 @@ from sqlalchemy.orm import Session
 from wsp.cron.models import OPEN, QUEUED, CronState, JobRun
 from wsp.cron.processes import Process, boot_id, end_tree, start_time
 from wsp.cron.rows import JOB_COLUMNS, RUN_COLUMNS, RUNS, RUNS_WITH_JOBS, UNCLAIMED, Claim, JobRow, is_open, run_of
+from wsp.cron.runner import spool
+from wsp.cron.runner.orders import Output
 from wsp.cron.work import PlannedRun, Result
 from wsp.heartbeat import STALE_SECONDS, ServiceRow, node_name
 
@@ -27,6 +30,8 @@ OTHER_NODE_STALE_SECONDS = 60.0
 LIVING_PROCESS_STALE_SECONDS = 30.0
 
 SUSPECT_SECONDS = 2.0
+
+OUTPUTS = Path("cron", "output")  # below the data folder
 
 GRACE_SECONDS = 1.5
 
@@ -258,7 +263,16 @@ def end_commands(orphans: Sequence[Orphan]) -> int:
     return end_tree(set().union(*(orphan.marks for orphan in here)), leaders, grace=GRACE_SECONDS)
 
 
-def lost(orphan: Orphan, now: datetime, service_id: str) -> Result:
-    """What is recorded for an orphan by this scheduler (`service_id`)."""
+def lost(orphan: Orphan, now: datetime, service_id: str, output: Output) -> Result:
+    """What is recorded for an orphan by this scheduler (`service_id`). `output` is what was found of it."""
     reason = LOST_TRACK if orphan.service_id == service_id else GONE
-    return Result(status="lost", started_at=orphan.started_at, finished_at=now, reason=reason)
+    return Result(status="lost", started_at=orphan.started_at, finished_at=now, reason=reason, output=output)
+
+
+def output_left(data_dir: Path, run_id: int) -> Output:
+    """What a runner that died has left of a run's output. Blocks for a disk."""
+    try:
+        frames, total, is_all = spool.gather(data_dir / OUTPUTS, run_id)
+    except OSError:
+        return Output()
+    return Output(frames, total, in_file=not is_all)

@@ -6,9 +6,7 @@ from datetime import datetime
 from typing import Any, TypeAlias, cast
 
 from sqlalchemy import ColumnElement, Table, literal_column, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
-from sqlalchemy.sql.dml import ReturningInsert
 
 from wsp.cron.models import OPEN, QUEUED, RUNNING, CronJob, JobRun
 from wsp.cron.policy import Policy
@@ -58,16 +56,6 @@ def is_open(runs: Any = RUNS) -> ColumnElement[bool]:
     """The condition of the partial indexes on open runs, spelled out: a store uses them for nothing else."""
     condition: ColumnElement[bool] = runs.c.status.in_([literal_column(f"'{status}'") for status in OPEN])
     return condition
-
-
-def insert_once(session: Session) -> ReturningInsert[Any]:
-    """An insert of runs that leaves alone what has a row: those that it made are returned (id, job_id, scheduled_for).
-
-    The row of a tick is its claim: there is one for each job and instant.
-    """
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    once = insert(RUNS).on_conflict_do_nothing(index_elements=[RUNS.c.job_id, RUNS.c.scheduled_for])
-    return once.returning(RUNS.c.id, RUNS.c.job_id, RUNS.c.scheduled_for)
 
 
 def job_of(row: JobRow) -> Job:

@@ -55,7 +55,9 @@ class Scheduler:
         self._dispatcher = Dispatcher(
             settings, database, self._claim, on_free=self._look, on_written=self._retention.written
         )
-        self._caretaker = Caretaker(self._tending, self._dispatcher, service_id, on_given_back=self._look)
+        self._caretaker = Caretaker(
+            self._tending, self._dispatcher, service_id, settings.data_dir, on_given_back=self._look
+        )
         self._wake = asyncio.Event()
         self._changed = True  # somebody else may have committed something since the last look
         self._stopping = asyncio.Event()

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Select, Text, cast, select, update
+from sqlalchemy import Select, Text, cast, func, select, update
 from sqlalchemy.orm import Session
 
 from wsp.cron import mail, outbox
@@ -21,6 +21,7 @@ from wsp.cron.models import RUNNING, CronJob, JobRun
 from wsp.cron.outbox import Owed
 from wsp.cron.pauses import Pauses
 from wsp.cron.policy import Policy
+from wsp.cron.rows import is_open
 from wsp.cron.work import Job
 from wsp.heartbeat import alive
 from wsp.owners import ACTIVE, OWNERS
@@ -45,7 +46,8 @@ class Watched:
 
 def next_overdue() -> Select[datetime | None]:
     """When the next job is overdue, unless it succeeds before."""
-    return select(CronJob.expect_by).where(_expected()).order_by(CronJob.expect_by).limit(1)
+    # Nothing about `enabled`: SQLite would take the index of that, and sort every job there is.
+    return select(func.min(CronJob.expect_by))
 
 
 def raise_overdue(session: Session, settings: Settings, now: datetime) -> int:
@@ -56,22 +58,24 @@ def raise_overdue(session: Session, settings: Settings, now: datetime) -> int:
     due = session.execute(
         select(CronJob, OWNERS.c.email, OWNERS.c.status)
         .join(OWNERS, OWNERS.c.username == CronJob.owner)
-        .where(_expected(), CronJob.expect_by <= now)
+        .where(CronJob.expect_by <= now)
         .order_by(CronJob.expect_by)
         .limit(JOBS_AT_ONCE)
         .with_for_update(skip_locked=True, of=CronJob)
     ).all()
     if not due:
         return 0
-    pauses = Pauses.load(session)
+    pauses = Pauses.load(session, settings.zone)
     listeners = Listeners(session, {job.owner for job, _, _ in due})
     has_scheduler = alive(session, "cron", now=now)
     owed: list[Owed] = []
     for row, email, owner_status in due:
         policy = Policy.of(row.policy)
-        tags = tuple(tag for tag in row.tags.split(",") if tag)
         expected = row.expect_by
-        if owner_status != ACTIVE or pauses.reason_for(row.owner, tags, now):
+        if not row.enabled:
+            _set_expected(session, row, expect_by=None)
+            continue
+        if owner_status != ACTIVE or pauses.reason_for(row.owner, row.tags, now):
             time = timedelta(seconds=max(1, policy.expect_every + policy.grace_seconds))
             _set_expected(session, row, expect_by=now + time)
             continue
@@ -88,7 +92,7 @@ def raise_overdue(session: Session, settings: Settings, now: datetime) -> int:
 def _overdue_mail(
     row: CronJob, email: str | None, expected: datetime, now: datetime, settings: Settings, *, has_scheduler: bool
 ) -> Owed:
-    zone = outbox.zone_of(row.timezone, settings.zone)
+    zone = mail.zone_for(row.timezone, settings.zone)
     late = now - expected
     more = {
         "Expected by": mail.shown(expected, zone),
@@ -111,10 +115,6 @@ def _overdue_data(row: CronJob, expected: datetime, *, has_scheduler: bool) -> d
         "last_run_ok": row.last_run_ok,
         "scheduler_running": has_scheduler,
     }
-
-
-def _expected() -> ColumnElement[bool]:
-    return CronJob.expect_by.is_not(None) & CronJob.enabled
 
 
 def _set_expected(session: Session, job: CronJob, **values: object) -> bool:
@@ -144,7 +144,7 @@ def watched_runs(session: Session) -> list[Watched]:
     running = (
         select(JobRun.id, JobRun.job_id, JobRun.started_at)
         .join(CronJob, CronJob.id == JobRun.job_id)
-        .where(JobRun.status == RUNNING, CronJob.policy.is_not(None), asks)
+        .where(is_open(JobRun.__table__), JobRun.status == RUNNING, CronJob.policy.is_not(None), asks)
     )
     return [Watched(run_id, job_id, at) for run_id, job_id, at in session.execute(running) if at is not None]
 
@@ -192,7 +192,7 @@ def raise_unusual(session: Session, settings: Settings, watched: Watched, now: d
         watched.run_id,
         watched.started_at,
         unusual,
-        outbox.zone_of(found[0].timezone, settings.zone),
+        mail.zone_for(found[0].timezone, settings.zone),
         settings.public_url,
     )
     recipient = job.email_on_complete or email or ""

@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 import sys
+from contextlib import suppress
 
 from wsp.cron.runner import protocol
 from wsp.cron.runner.server import Server
@@ -29,6 +30,10 @@ def main(arguments: list[str]) -> int:
     for path in (runners, outputs):
         os.makedirs(path, mode=0o700, exist_ok=True)
     Server(runners, outputs, runner_id, first).run()
+    log = os.path.join(runners, protocol.log_name(runner_id))
+    with suppress(FileNotFoundError):
+        if os.path.getsize(log) == 0:
+            os.unlink(log)
     return 0
 
 
@@ -37,10 +42,8 @@ def _keep_only_standard_descriptors() -> None:
     for name in os.listdir("/proc/self/fd"):
         descriptor = int(name)
         if descriptor > 2:
-            try:
+            with suppress(OSError):  # one of them was to list the folder, and is closed
                 os.close(descriptor)
-            except OSError:  # the one that the folder was listed with
-                pass
 
 
 def _become_subreaper() -> None:

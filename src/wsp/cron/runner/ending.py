@@ -167,7 +167,7 @@ class _Census:
 
     def run_of(self, stat: Stat) -> Run | None:
         """The run of a process, None for one that is none of ours, or was left by a run that is over."""
-        line = []  # of ancestors that nothing is known of
+        line: list[Stat] = []  # of ancestors that nothing is known of
         run: Run | None = None
         at: Stat | None = stat
         while at is not None and len(line) <= len(self._stats):

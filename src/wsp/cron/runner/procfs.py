@@ -51,6 +51,13 @@ def start_time(pid: int) -> int | None:
     return found.started if found else None
 
 
+def peak_memory() -> int:
+    """The largest that this process has been, in kB."""
+    status = _read("/proc/self/status", 4096)
+    at = status.find(b"VmHWM:")
+    return int(status[at + 6 :].split(None, 1)[0]) if at >= 0 else 0
+
+
 def pids() -> list[int]:
     """All processes of this machine, or of this container."""
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]

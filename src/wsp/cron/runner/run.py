@@ -26,7 +26,6 @@ class Run:
         "limit",
         "mark",
         "masks",
-        "memory_floor",
         "pid",
         "pid_started",
         "pipes",
@@ -44,8 +43,6 @@ class Run:
         self.masks = {stream: Masking(secrets) for stream in (STDOUT, STDERR)} if secrets and secrets.pattern else {}
         self.pid = self.pid_started = 0
         self.pipes: set[int] = set()
-        self.memory_floor = 0
-        """What the kernel counts as the command's before it began: the size of who started it, in kB."""
         self.at = time.time()
         self.clock = time.monotonic()
         self.ended_at = self.ended_clock = 0.0

@@ -2,7 +2,6 @@
 
 import binascii
 import os
-import resource
 import select
 import signal
 import socket
@@ -53,6 +52,7 @@ class Server:
         self._leaders: dict[int, Run] = {}  # by pid
         self._pipes: dict[int, tuple[Run, int]] = {}  # with the number of the stream
         self._endings = Endings(self._runs, self._timers, self._tree_is_gone)
+        self._own_memory = 0  # kB
         self._new_starts: list[tuple[int, int, int, float]] = []
         self._new_ends: list[Message] = []
         self._alone_since: float | None = time.monotonic()
@@ -216,7 +216,6 @@ class Server:
         run.pid = pid
         run.pid_started = procfs.start_time(pid) or 0  # until it is reaped, even one that has ended has one
         run.limit = procfs.run_limit(mark)
-        run.memory_floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         self._runs[command.run_id] = self._leaders[pid] = run
         for descriptor, stream in ((out, STDOUT), (err, STDERR)):
             run.pipes.add(descriptor)
@@ -258,9 +257,15 @@ class Server:
             if run is not None:
                 code = os.waitstatus_to_exitcode(status)
                 cpu_ms = round((usage.ru_utime + usage.ru_stime) * 1000)
-                # It begins as the size of the runner, which shares its memory with a child until that is a program.
-                memory_kb = usage.ru_maxrss if usage.ru_maxrss > run.memory_floor else None
+                memory_kb = self._memory_of_its_own(usage.ru_maxrss)
                 self._command_ended(run, code if code >= 0 else 128 - code, (cpu_ms, memory_kb))
+
+    def _memory_of_its_own(self, largest: int) -> int | None:
+        """The largest size of a command, in kB. None when it is not known: its memory is the runner's own until it
+        becomes a program, and the kernel counts that as well."""
+        if largest > self._own_memory:
+            self._own_memory = procfs.peak_memory()
+        return largest if largest > self._own_memory else None
 
     def _command_ended(self, run: Run, exit_code: int | None, usage: tuple[int, int | None] | None) -> None:
         run.end(exit_code, usage)

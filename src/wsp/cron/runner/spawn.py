@@ -48,8 +48,7 @@ class Spawner:
         # The runner itself may need many descriptors. Commands get the limit that it was started with: some programs
         # break with descriptors above 1024, and some close all that they could have.
         self._files, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._own_files = hard
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        _limit_files(hard)
 
     def mark(self, run_id: int) -> str:
         """What the processes of a run carry in their environment."""
@@ -96,7 +95,7 @@ class Spawner:
                     setsigdef=_TO_DEFAULT,
                 )
             finally:
-                resource.setrlimit(resource.RLIMIT_NOFILE, (self._own_files, self._own_files))
+                _limit_files(resource.RLIM_INFINITY)
             opened.remove(out)
             opened.remove(err)
             return pid, out, err
@@ -108,10 +107,17 @@ class Spawner:
 
     def _set_limits(self, mark: str) -> None:
         """Set what the command is to inherit, and this process does not mind meanwhile."""
-        resource.setrlimit(resource.RLIMIT_NOFILE, (self._files, self._own_files))
+        _limit_files(self._files)
         number = run_limit(mark)  # see wsp.cron.runner.procfs
         if number:
             resource.setrlimit(resource.RLIMIT_MSGQUEUE, (number, resource.getrlimit(resource.RLIMIT_MSGQUEUE)[1]))
+
+
+def _limit_files(wanted: int) -> None:
+    """Set how many descriptors this process may have, or as many as it can have."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    soft = hard if wanted == resource.RLIM_INFINITY else min(wanted, hard) if hard != resource.RLIM_INFINITY else wanted
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _arguments(
@@ -126,10 +132,9 @@ def _arguments(
     if limits:
         arguments = [_program("prlimit"), *limits, "--", *arguments]
     nice = [_program("nice"), "-n", str(command.nice)] if command.nice else []
-    if len(arguments) > 3 or nice or command.user:
-        # Otherwise the kernel says so. Here it would tell a program in front, which tells it to the command's stderr.
-        if not os.access(command.shell, os.X_OK):
-            raise CannotStart(_no_shell(command))
+    # Without another program in front, the kernel says so; that program would tell the command's stderr.
+    if (limits or nice or command.user) and not os.access(command.shell, os.X_OK):
+        raise CannotStart(_no_shell(command))
     if not command.user:
         return [*nice, *arguments], environment, []
     file = _file(_exports(environment), opened)
