@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from wsp.cron.models import JobRun
+from wsp.cron.models import CronJob, JobRun
 from wsp.cron.runner import spool
 from wsp.cron.runner.frames import STDERR, STDOUT, encode, gap
 from wsp.database import Database, utc_now
@@ -542,3 +543,72 @@ class TestOthers:
         run = job.going_on()
         assert reader("GET", f"{job.path}/runs/{run}").status_code == 200
         assert reader("POST", f"{job.path}/runs/{run}/kill").status_code == 403
+
+
+class TestRealCommands:
+    """Runs that the server's own scheduler starts."""
+
+    @pytest.fixture
+    def start(self, ann: Any, make_job: Callable[[Any], Job]) -> Callable[..., tuple[Job, int]]:
+        def request(command: str, **policy: Any) -> tuple[Job, int]:
+            job = make_job(ann)
+            with job.database.transaction() as session:
+                session.execute(update(CronJob).where(CronJob.id == job.id).values(command=command, policy=policy))
+            now = utc_now()
+            return job, job.add(now, "queued", start_at=now, trigger="manual", node="")
+
+        return request
+
+    def test_is_followed_from_its_start_to_its_end_by_force(self, start: Any) -> None:
+        job, run = start("printf 'wait\\n'; printf 'oh \\303' >&2; sleep 0.3; printf '\\251\\n' >&2; exec sleep 600")
+        with job.stream(run) as stream:
+            texts = {"stdout": "", "stderr": ""}
+            for event in stream:
+                if event.name == "output":
+                    texts[event.data["stream"]] += event.data["text"]
+                if texts == {"stdout": "wait\n", "stderr": "oh é\n"}:
+                    break
+            assert job.get(f"/runs/{run}/output?stream=stderr").text == "oh é\n"
+            assert job.caller("POST", f"{job.path}/runs/{run}/kill", {"reason": "enough"}).status_code == 202
+            end = list(stream)[-1]
+        assert (end.name, end.data["status"], end.data["ok"]) == ("end", "killed", False)
+        assert end.data["reason"] == f"Killed by {job.caller.username}: enough"
+        assert job.get(f"/runs/{run}/output?stream=stdout").text == "wait\n"
+        assert job.caller("POST", f"{job.path}/runs/{run}/kill").status_code == 409
+
+    def test_the_grace_of_the_request_counts(self, start: Any) -> None:
+        job, run = start("trap '' TERM; echo ready; while :; do sleep 1; done", kill_grace_seconds=600)
+        with job.stream(run) as stream:
+            assert next(event for event in stream if event.name == "output").data["text"] == "ready\n"
+            assert job.caller("POST", f"{job.path}/runs/{run}/kill", {"grace_seconds": 0}).status_code == 202
+            assert list(stream)[-1].data["status"] == "killed"  # and not only when ten minutes are over
+
+    def test_a_long_output_is_there_in_full(self, start: Any) -> None:
+        job, run = start("seq 1 200000", max_output_bytes=10_000_000)
+        whole = "".join(f"{n}\n" for n in range(1, 200_001))
+        with job.stream(run) as stream:
+            events = list(stream)
+        assert "".join(event.data["text"] for event in events if event.name == "output") == whole
+        assert events[-1].data["output_bytes"] == len(whole)
+        answer = job.get(f"/runs/{run}/output?download=true")
+        assert answer.text == whole
+        assert "x-output-excerpt" not in answer.headers
+        assert job.get(f"/runs/{run}/output?offset=500000&limit=10").text == whole[500_000:500_010]
+
+    def test_of_a_longer_one_the_beginning_and_the_end(self, start: Any) -> None:
+        job, run = start("seq 1 200000", max_output_bytes=2000)
+        with job.stream(run) as stream:
+            events = list(stream)
+        whole = "".join(f"{n}\n" for n in range(1, 200_001))
+        text = job.get(f"/runs/{run}/output").text
+        head, left_out, tail = re.fullmatch(r"(.*)… (\d+) bytes left out …\n(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+        assert whole.startswith(head.removesuffix("\n"))
+        assert whole.endswith(tail)
+        kept = job.get(f"/runs/{run}/output?download=true")
+        assert len(kept.content) + int(left_out) == len(whole)
+        assert len(kept.content) == 2000
+        assert int(events[-1].data["output_truncated"]) == 1
+        # Whoever looked on saw the same, with or without more of the middle.
+        seen = sum(event.data["bytes"] for event in events if event.name == "dropped")
+        shown = sum(len(event.data["text"]) for event in events if event.name == "output")
+        assert seen + shown == len(whole)
