@@ -15,6 +15,8 @@ _TYPE_NAMES = {
     "bool_type": "true or false",
     "int_type": "an integer",
     "int_parsing": "an integer",
+    "float_type": "a number",
+    "finite_number": "a number",
     "list_type": "a list",
     "dict_type": "an object",
     "model_type": "an object",

@@ -28,6 +28,13 @@ def one_line(value: str) -> str:
     return value
 
 
+def without_nul(value: str) -> str:
+    """Refuse NUL: no store, and nothing that is handed to a program, can have one."""
+    if "\0" in value:
+        raise ValueError("must not contain NUL")
+    return value
+
+
 def not_blank(value: str) -> str:
     """Refuse a text of spaces alone, as if it were missing."""
     if not value.strip():

@@ -1,6 +1,6 @@
 """`/api/v1/cronjobs`: a module for each part of it."""
 
-from wsp.cron.endpoints import jobs, notices, outputs, runs
+from wsp.cron.endpoints import control, jobs, notices, outputs, runs
 
 # Before the jobs come the paths that would be taken for a job's id.
-ROUTERS = (notices.router, jobs.router, runs.router, outputs.router)
+ROUTERS = (control.router, notices.router, jobs.router, runs.router, outputs.router)
