@@ -37,6 +37,7 @@ RUN_COLUMNS = (
     sa.Column("kill_grace_seconds", sa.Integer(), nullable=True),
 )
 PARTIAL_INDEXES = (
+    ("ix_cron_jobs_unarmed", "cron_jobs", ["armed_revision"], "revision <> armed_revision"),
     ("ix_cron_jobs_reboot", "cron_jobs", ["id"], "cron_expr = '@reboot'"),
     ("ix_cron_runs_open", "cron_runs", ["status", "start_at"], "status IN ('queued', 'running')"),
     ("ix_cron_runs_job_open", "cron_runs", ["job_id", "status"], "status IN ('queued', 'running')"),
@@ -49,6 +50,7 @@ def upgrade() -> None:
     for column in JOB_COLUMNS:
         op.add_column("cron_jobs", column)
     op.create_index("ix_cron_jobs_expect_by", "cron_jobs", ["expect_by"])
+    op.drop_index("ix_cron_jobs_unarmed", table_name="cron_jobs")
     op.drop_index("ix_cron_runs_status", table_name="cron_runs")
     for column in RUN_COLUMNS:
         op.add_column("cron_runs", column)
@@ -157,6 +159,8 @@ def downgrade() -> None:
     for column in reversed(RUN_COLUMNS):
         op.drop_column("cron_runs", column.name)
     op.create_index("ix_cron_runs_status", "cron_runs", ["status"])
+    unarmed = sa.text("revision <> armed_revision")
+    op.create_index("ix_cron_jobs_unarmed", "cron_jobs", ["id"], sqlite_where=unarmed, postgresql_where=unarmed)
     op.drop_index("ix_cron_jobs_expect_by", table_name="cron_jobs")
     for column in reversed(JOB_COLUMNS):
         op.drop_column("cron_jobs", column.name)

@@ -17,27 +17,19 @@ from wsp.cron.runner.procfs import run_limit
 DEADLINE_SECONDS = 20.0
 
 
-@dataclass
-class Started:
-    """A command that runs, marked as the runner marks them."""
-
-    process: Process
-    popen: "subprocess.Popen[bytes]"
-
-
-def start(command: str, folder: Path, mark: str) -> Started:
-    environment = {"PATH": os.environ["PATH"], MARK_VARIABLE: mark}
-    popen = subprocess.Popen(
-        ["/bin/bash", "-c", command], cwd=folder, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
-    )
-    return Started(Process(popen.pid, start_time(popen.pid) or 0), popen)
-
-
 def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A command as a runner starts it."""
+
+    process: Process
+    popen: "subprocess.Popen[bytes]"
 
 
 @pytest.fixture
@@ -47,8 +39,13 @@ def launch(tmp_path: Path) -> Iterator[Callable[[str], tuple[Started, str]]]:
 
     def begin(command: str) -> tuple[Started, str]:
         mark = f"{os.getpid()}-{time.monotonic_ns()}"
-        started = start(command, tmp_path, mark)
-        begun.append((started, mark))
+        popen = subprocess.Popen(
+            ["prlimit", f"--msgqueue={run_limit(mark)}:", "--", "/bin/sh", "-c", command],
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin", MARK_VARIABLE: mark},
+            start_new_session=True,
+        )
+        begun.append((Started(Process(popen.pid, start_time(popen.pid) or 0), popen), mark))
         return begun[-1]
 
     yield begin
@@ -65,19 +62,23 @@ class TestFindTree:
         assert len(find_tree({mark})) == 3  # without the session, not the one that dropped its environment
         assert len(find_tree((), [started.process])) == 3  # without the mark, not the one that left
 
-    def test_one_that_left_both_is_known_by_its_limit(
-        self, launch: Callable[[str], tuple[Started, str]], tmp_path: Path
+    def test_those_that_left_everything_behind(self, launch: Callable[[str], tuple[Started, str]]) -> None:
+        started, mark = launch("env -i setsid sleep 60 & wait")
+        until(lambda: len(find_tree({mark}, [started.process])) == 2)
+        assert len(find_tree((), [started.process])) == 1
+
+    def test_a_limit_of_earlier_processes_means_nothing(self, launch: Callable[[str], tuple[Started, str]]) -> None:
+        started, mark = launch("env -i setsid sleep 60 & wait")
+        until(lambda: len(find_tree({mark}, [started.process])) == 2)
+        later = Process(started.process.pid, started.process.started + 100_000)
+        assert find_tree({mark}, [later]) == {started.process}  # by its mark
+
+    def test_what_has_the_limit_and_another_mark_is_anothers(
+        self, launch: Callable[[str], tuple[Started, str]]
     ) -> None:
-        mark = f"tests-{os.getpid()}"
-        started, _ = launch(
-            f"ulimit -S -q {run_limit(mark)}; env -i setsid sleep 60 & {MARK_VARIABLE}=other-1 setsid sleep 61 & wait"
-        )
-        session = find_tree((), [started.process])
-        until(lambda: len(find_tree({mark}, [started.process])) > len(session) and bool(find_tree({"other-1"})))
-        left = find_tree({mark}, [started.process]) - session
-        assert len(left) == 1  # the other child is another run's
-        end_tree({mark}, [started.process], grace=DEADLINE_SECONDS)
-        assert not any(lives(process) for process in left)
+        started, mark = launch(f"{MARK_VARIABLE}=other-1 setsid sleep 60 & wait")
+        until(lambda: len(find_tree({"other-1"})) == 1)
+        assert find_tree({mark}, [started.process]) == {started.process}
         assert end_tree({"other-1"}, grace=0) == 1
 
     def test_a_stranger_with_the_same_pid_is_not_found(self, launch: Callable[[str], tuple[Started, str]]) -> None:

@@ -67,7 +67,7 @@ class TestResultOf:
 
 class TestRecordStarts:
     def start(self, jobs: JobStore, run_id: int) -> list[int]:
-        start = Start(planned(run_id, 1), Started(run_id, 4711, 2**40, NOON.timestamp() + 1), "runner")
+        start = Start(planned(run_id, 1), Started(run_id, 4711, 2**40, NOON.timestamp() + 1), "runner", "me")
         with jobs.database.transaction() as session:
             return [run.run_id for run in record_starts(session, [start])]
 
@@ -79,8 +79,9 @@ class TestRecordStarts:
         assert run.started_at == NOON + SECOND
         assert self.start(jobs, run_id) == []  # told once
 
-    def test_a_run_that_has_ended_stays_as_it_is(self, jobs: JobStore) -> None:
-        run_id = claimed(jobs, jobs.add(), status="succeeded")
+    @pytest.mark.parametrize("values", [{"status": "succeeded"}, {"service_id": "another"}])
+    def test_a_run_that_has_ended_or_is_anothers_stays_as_it_is(self, jobs: JobStore, values: dict[str, str]) -> None:
+        run_id = jobs.add_run(jobs.add(), NOON, **{"status": "queued", "service_id": "me", **values})
         assert self.start(jobs, run_id) == []
         assert jobs.runs()[0].pid is None
 

@@ -41,7 +41,7 @@ def arm(session: Session, now: datetime, zone: ZoneInfo, *, limit: int = BATCH_J
         select(*JOB_COLUMNS, *TIMETABLE_COLUMNS)
         .select_from(JOBS_WITH_OWNERS)
         .where(JOBS.c.revision != JOBS.c.armed_revision)
-        .order_by(JOBS.c.id)
+        .order_by(JOBS.c.armed_revision, JOBS.c.id)
         .limit(limit)
         .with_for_update(of=JOBS, skip_locked=True, key_share=True)
     ).all()

@@ -9,6 +9,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from wsp.cron.models import Maintenance, Pause
+from wsp.cron.watch import begin_anew
 from wsp.database import utc_now
 from wsp.errors import Conflict, Forbidden, NotFound
 from wsp.owners import require_owner
@@ -44,6 +45,7 @@ def resume(session: Session, owner: str) -> None:
     if paused is not None:
         session.delete(paused)
         session.flush()
+        begin_anew(session, owner, utc_now())
 
 
 def pause_of(session: Session, owner: str) -> Pause | None:

@@ -296,7 +296,7 @@ class Dispatcher:
             if held is not None and held.stage is _Stage.GIVEN and held.runner is not None:
                 held.process = Process(started.pid, started.pid_started)
                 held.started_at = datetime.fromtimestamp(started.at, UTC)
-                self._journal.started(Start(held.run, started, held.runner.id))
+                self._journal.started(Start(held.run, started, held.runner.id, self._claim.service_id))
 
     def _ended(self, ends: Sequence[Ended]) -> None:
         for ended in ends:

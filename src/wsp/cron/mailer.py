@@ -1,7 +1,7 @@
 """Sends the mails that are owed.
 
 Threads are made when there is something to send, and end when there is not. Each has an event loop of its own for the
-length of a mail: an attempt takes SEND_SECONDS at most, however slowly the server answers.
+length of a mail: what is sent is sent within WHOLE_SECONDS, however slowly the server answers.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from wsp.heartbeat import node_name
 from wsp.settings import Settings
 
 THREADS = 4
-CONNECT_SECONDS = 10.0
-SEND_SECONDS = 30.0  # from the connection on; with it well below outbox.LEASE_SECONDS
+CONNECT_SECONDS = 10.0  # to each address of the mail server
+WHOLE_SECONDS = 40.0  # of an attempt, well below outbox.LEASE_SECONDS: later than that nothing is sent
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +115,11 @@ def _deliver(message: EmailMessage, settings: Settings, host: str) -> None:
     # With the first mail: a process that sends none need not carry it.
     import aiosmtplib
 
+    begun = time.monotonic()
+
     async def deliver(connected: socket.socket) -> None:
-        async with asyncio.timeout(SEND_SECONDS):
+        left = WHOLE_SECONDS - (time.monotonic() - begun)
+        async with asyncio.timeout(left):
             await aiosmtplib.send(
                 message,
                 hostname=settings.smtp_host,
@@ -127,7 +130,7 @@ def _deliver(message: EmailMessage, settings: Settings, host: str) -> None:
                 password=settings.smtp_password.get_secret_value() if settings.smtp_password else None,
                 use_tls=settings.smtp_tls == "tls",
                 start_tls=settings.smtp_tls == "starttls",
-                timeout=SEND_SECONDS,
+                timeout=None,  # the one above is for all of it
             )
 
     try:

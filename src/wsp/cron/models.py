@@ -47,7 +47,8 @@ class CronJob(Base):
     __table_args__ = (
         Index("ix_cron_jobs_due", "enabled", "next_run_at"),
         Index("ix_cron_jobs_owner_id", "owner", "id"),
-        Index("ix_cron_jobs_unarmed", "id", sqlite_where=_UNARMED, postgresql_where=_UNARMED),
+        # Not by id: PostgreSQL takes most jobs for unarmed, and would look for the first one in the table itself.
+        Index("ix_cron_jobs_unarmed", "armed_revision", sqlite_where=_UNARMED, postgresql_where=_UNARMED),
         Index("ix_cron_jobs_reboot", "id", sqlite_where=_AT_REBOOT, postgresql_where=_AT_REBOOT),
         {"sqlite_autoincrement": True},  # the id of a deleted job is never given out again
     )

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import func, literal, literal_column, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, func, literal, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -66,12 +66,18 @@ class Waiting:
 
 def waiting(session: Session, now: datetime) -> Waiting:
     """Look, in one cheap query, whether there is anything to do. Writes nothing."""
-    unarmed = select(JOBS.c.id).where(JOBS.c.revision != JOBS.c.armed_revision).exists()
+    unarmed = _first(select(JOBS.c.id).where(JOBS.c.revision != JOBS.c.armed_revision), JOBS.c.armed_revision)
     earliest = select(func.min(JOBS.c.next_run_at)).where(JOBS.c.enabled).scalar_subquery()
-    first = select(RUNS.c.start_at).where(claimable()).order_by(RUNS.c.start_at).limit(1).scalar_subquery()
-    kills = select(RUNS.c.id).where(RUNS.c.kill_requested_at.is_not(None), is_open()).exists()
-    row = session.execute(select(unarmed, earliest, first, kills)).one()
-    return Waiting(bool(row[0]), row[1], row[2], bool(row[3]))
+    queued = _first(select(RUNS.c.start_at).where(claimable()), RUNS.c.start_at)
+    kills = _first(select(RUNS.c.id).where(RUNS.c.kill_requested_at.is_not(None), is_open()), RUNS.c.id)
+    row = session.execute(select(unarmed, earliest, queued, kills)).one()
+    return Waiting(row[0] is not None, row[1], row[2], row[3] is not None)
+
+
+def _first(query: Select[Any], order: ColumnElement[Any]) -> ScalarSelect[Any]:
+    # By the order of a partial index: looking whether there is any, PostgreSQL expects to meet one soon wherever it
+    # begins, and walks all of the table when there is none.
+    return query.order_by(order).limit(1).scalar_subquery()
 
 
 def plan(
@@ -109,13 +115,14 @@ def reboot(session: Session, now: datetime, claim: Claim) -> Batch:
 
     The queue decides about them as about all others.
     """
+    # `enabled` in a way that no index serves: SQLite would take the one on it for the better one.
     jobs = select(
         JOBS.c.id,
         literal(claim.running_since, RUNS.c.scheduled_for.type),
         literal(now, RUNS.c.start_at.type),
         literal(REBOOTED),
         literal(QUEUED),
-    ).where(JOBS.c.cron_expr == literal_column(f"'{REBOOT}'"), JOBS.c.enabled)
+    ).where(JOBS.c.cron_expr == literal_column(f"'{REBOOT}'"), JOBS.c.enabled.is_not(False))
     columns = ["job_id", "scheduled_for", "start_at", "trigger", "status"]
     insert = sqlite.insert if is_sqlite(session) else postgresql.insert
     once = insert(RUNS).from_select(columns, jobs).on_conflict_do_nothing()

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from wsp.cron.bulk import update_rows
 from wsp.cron.models import FAILED, KILLED, OPEN, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT
 from wsp.cron.policy import Policy
 from wsp.cron.rows import JOBS, RUNS, JobRow
@@ -22,32 +23,6 @@ LONGEST_REASON = 300  # characters that the column holds
 
 NOT_WRITTEN = "What it wrote, and what it used, could not be recorded"
 
-_SET_START = (
-    update(RUNS)
-    .where(RUNS.c.id == bindparam("run"))
-    .values({name: bindparam(name) for name in ("status", "runner_id", "pid", "pid_started", "started_at")})
-)
-_END_COLUMNS = (
-    "status",
-    "reason",
-    "exit_code",
-    "started_at",
-    "finished_at",
-    "duration_ms",
-    "cpu_ms",
-    "memory_kb",
-    "output",
-    "output_truncated",
-    "output_bytes",
-    "output_frames",
-    "output_in_file",
-)
-_SET_END = update(RUNS).where(RUNS.c.id == bindparam("run")).values({name: bindparam(name) for name in _END_COLUMNS})
-_SET_JOB = (
-    update(JOBS)
-    .where(JOBS.c.id == bindparam("job"))
-    .values({name: bindparam(name) for name in ("last_run_at", "last_run_ok", "failures_in_row", "expect_by")})
-)
 _JOB_COLUMNS = tuple(
     JOBS.c[name] for name in ("id", "enabled", "policy", "last_run_at", "last_run_ok", "failures_in_row", "expect_by")
 )
@@ -55,11 +30,12 @@ _JOB_COLUMNS = tuple(
 
 @dataclass(frozen=True)
 class Start:
-    """A run whose command was started, and by which runner."""
+    """A run whose command was started by a runner of the scheduler `claimed_by`."""
 
     run: PlannedRun
     started: Started
     runner_id: str
+    claimed_by: str
 
 
 @dataclass(frozen=True)
@@ -107,22 +83,13 @@ def result_of(run: PlannedRun, ended: Ended) -> Result:
 def record_starts(session: Session, starts: Sequence[Start]) -> list[PlannedRun]:
     """Write down which process each run is. Returns the runs that did not have this written before."""
     rows = _rows(session, (start.run.run_id for start in starts))
-    fresh = [start for start in starts if (row := rows.get(start.run.run_id)) is not None and row.status == QUEUED]
+    fresh = []
+    for start in starts:
+        row = rows.get(start.run.run_id)
+        if row is not None and row.status == QUEUED and row.service_id == start.claimed_by:
+            fresh.append(start)
     if fresh:
-        session.connection().execute(
-            _SET_START,
-            [
-                {
-                    "run": start.run.run_id,
-                    "status": RUNNING,
-                    "runner_id": start.runner_id,
-                    "pid": start.started.pid,
-                    "pid_started": start.started.pid_started,
-                    "started_at": _instant(start.started.at),
-                }
-                for start in fresh
-            ],
-        )
+        update_rows(session, RUNS, [_start_values(start) for start in fresh], by=["id"])
     return [start.run for start in fresh]
 
 
@@ -144,11 +111,12 @@ def record_ends(
         if row is not None and row.status in OPEN and row.service_id == closing.claimed_by:
             fresh.append(replace(closing.end, will_retry=will_retry(closing.end.run, closing.end.result)))
     if fresh:
-        session.connection().execute(_SET_END, [_end_values(end) for end in fresh])
+        update_rows(session, RUNS, [_end_values(end) for end in fresh], by=["id"])
         by_job: dict[int, list[End]] = {}
         for end in fresh:
             by_job.setdefault(end.run.job.id, []).append(end)
-        session.connection().execute(_SET_JOB, [_job_values(jobs[job_id], ends) for job_id, ends in by_job.items()])
+        moved = [_job_values(jobs[job_id], ends) for job_id, ends in by_job.items()]
+        update_rows(session, JOBS, moved, by=["id"])
     return fresh
 
 
@@ -166,11 +134,22 @@ def _rows(session: Session, run_ids: Iterable[int]) -> Mapping[int, JobRow]:
     return {row.id: row for row in session.connection().execute(query.with_for_update())}
 
 
+def _start_values(start: Start) -> dict[str, Any]:
+    return {
+        "id": start.run.run_id,
+        "status": RUNNING,
+        "runner_id": start.runner_id,
+        "pid": start.started.pid,
+        "pid_started": start.started.pid_started,
+        "started_at": _instant(start.started.at),
+    }
+
+
 def _end_values(end: End) -> dict[str, Any]:
     result, output = end.result, end.result.output
     text, truncated = readable(output.frames) if output.frames else ("", False)
     return {
-        "run": end.run.run_id,
+        "id": end.run.run_id,
         "status": result.status,
         "reason": result.reason,
         "exit_code": result.exit_code,
@@ -203,7 +182,7 @@ def _job_values(job: JobRow, ends: Sequence[End]) -> dict[str, Any]:
         elif not end.will_retry:
             failures += 1
     return {
-        "job": job.id,
+        "id": job.id,
         "last_run_at": last_run_at,
         "last_run_ok": last_run_ok,
         "failures_in_row": failures,

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from wsp.cron.models import OPEN, QUEUED, CronState, JobRun
 from wsp.cron.processes import Process, boot_id, end_tree, start_time
+from wsp.cron.retention import OUTPUTS
 from wsp.cron.rows import JOB_COLUMNS, RUN_COLUMNS, RUNS, RUNS_WITH_JOBS, UNCLAIMED, Claim, JobRow, is_open, run_of
 from wsp.cron.runner import spool
 from wsp.cron.runner.orders import Output
@@ -30,8 +31,6 @@ OTHER_NODE_STALE_SECONDS = 60.0
 LIVING_PROCESS_STALE_SECONDS = 30.0
 
 SUSPECT_SECONDS = 2.0
-
-OUTPUTS = Path("cron", "output")  # below the data folder
 
 GRACE_SECONDS = 1.5
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from wsp.cron import mail, outbox
 from wsp.cron.alerts import OVERDUE, UNUSUAL_SECONDS, told_unusual, unusual_data, usual_duration
 from wsp.cron.mail import Unusual
-from wsp.cron.models import RUNNING, CronJob, JobRun
+from wsp.cron.models import RUNNING, CronJob, JobRun, Pause
 from wsp.cron.outbox import Owed
 from wsp.cron.pauses import Pauses
 from wsp.cron.policy import Policy
@@ -70,14 +70,14 @@ def raise_overdue(session: Session, settings: Settings, now: datetime) -> int:
     has_scheduler = alive(session, "cron", now=now)
     owed: list[Owed] = []
     for row, email, owner_status in due:
-        policy = Policy.of(row.policy)
         expected = row.expect_by
         if not row.enabled:
             _set_expected(session, row, expect_by=None)
             continue
         if owner_status != ACTIVE or pauses.reason_for(row.owner, row.tags, now):
-            time = timedelta(seconds=max(1, policy.expect_every + policy.grace_seconds))
-            _set_expected(session, row, expect_by=now + time)
+            pause = session.get(Pause, row.owner)
+            begin = max(now, pause.until) if pause is not None and pause.until is not None else now
+            _set_expected(session, row, expect_by=begin + _patience(row))
             continue
         if not _set_expected(session, row, expect_by=None, alarm=OVERDUE):
             continue
@@ -87,6 +87,20 @@ def raise_overdue(session: Session, settings: Settings, now: datetime) -> int:
     outbox.put(session, settings, owed, now)
     listeners.write()
     return len(due)
+
+
+def begin_anew(session: Session, owner: str, now: datetime) -> None:
+    """Give an owner's jobs their whole time from now on: they stood still until now."""
+    waiting = select(CronJob).where(CronJob.owner == owner, CronJob.expect_by.is_not(None))
+    for row in session.scalars(waiting):
+        row.expect_by = now + _patience(row)
+    session.flush()
+
+
+def _patience(job: CronJob) -> timedelta:
+    """How long a job may take for its next success."""
+    policy = Policy.of(job.policy)
+    return timedelta(seconds=max(1, policy.expect_every + policy.grace_seconds))
 
 
 def _overdue_mail(

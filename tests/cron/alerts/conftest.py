@@ -202,7 +202,17 @@ class Sink:
     hangs: bool = False
     """While it is set, data is not answered until `released`."""
     released: threading.Event = field(default_factory=threading.Event)
+    refusal: str = ""
+    """The answer to each recipient, if they are refused."""
     sessions: list[Session] = field(default_factory=list)
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if self.refusal:
+            return self.refusal
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         self.asked += 1
@@ -267,6 +277,7 @@ def start_notifier(database: Database, mail_settings: Callable[..., Settings]) -
         def start(*, clock: Callable[[], datetime] = utc_now, **settings: Any) -> Notifier:
             notifier = Notifier(mail_settings(**settings), database, clock=clock)
             notifier.start()
+            stack.callback(notifier._mailer.close, 30)  # its threads need the database
             stack.callback(notifier.close)
             return notifier
 

@@ -137,6 +137,17 @@ class TestTrouble:
         assert (notice.attempts, notice.next_attempt_at) == (1, None)
         assert counted(books.database) == {'status="failed"': 1}
 
+    @pytest.mark.parametrize(("reply", "status"), [("550 no such user", "failed"), ("450 greylisted", "pending")])
+    def test_a_recipient_that_is_refused(
+        self, books: Any, job: Any, sink: Any, start_notifier: Any, until: Any, reply: str, status: str
+    ) -> None:
+        sink.refusal = reply
+        books.put(job)
+        start_notifier(smtp_port=sink.port)
+        until(lambda: self.trouble(books))
+        assert self.trouble(books) == (1, f"The mail server answered {reply}")
+        assert (books.notices()[0].status, sink.asked) == (status, 0)
+
     def test_a_connection_that_is_cut_in_the_data(
         self, books: Any, job: Any, sink: Any, start_notifier: Callable[..., Any], clock: Any, until: Any
     ) -> None:
@@ -187,7 +198,7 @@ class TestTrouble:
         silent: str,
         dripping: Callable[[], int],
     ) -> None:
-        monkeypatch.setattr(mailer, "SEND_SECONDS", 0.5)
+        monkeypatch.setattr(mailer, "WHOLE_SECONDS", 0.5)
         with socket.create_server(("127.0.0.1", 0)) as listening:
             port = listening.getsockname()[1] if silent == "at once" else dripping()
             books.put(job)
@@ -230,6 +241,7 @@ class TestTrouble:
         notifier.close()
         assert time.monotonic() - begun < 10  # an attempt would take thirty
         assert len(books.notices(status="pending")) == 15
+        sink.released.set()
 
     def test_an_address_that_is_none_concerns_nobody_else(
         self, books: Any, job: Any, sink: Any, start_notifier: Any, until: Any

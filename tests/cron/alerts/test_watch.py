@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import event, select, update
 
 from wsp.auth.models import User
+from wsp.cron.control import pause, resume
 from wsp.cron.models import CronJob, JobRun, Maintenance, Pause
 from wsp.cron.notifier import Notifier
 from wsp.cron.outbox import NO_ADDRESS
@@ -111,6 +112,24 @@ class TestOverdue:
         assert books.notices() == []
         assert books.jobs.job(job.id).expect_by == NOON + timedelta(hours=25)
         assert books.jobs.job(job.id).alarm == ""
+
+    def test_a_pause_with_an_end(self, books: Any, look: Any) -> None:
+        job = books.job(expect_by=NOON, policy=DAY)
+        until = NOON + timedelta(days=3)
+        with books.database.transaction() as session:
+            session.add(Pause(owner="admin", paused_at=NOON - timedelta(hours=1), until=until))
+        look()
+        assert books.jobs.job(job.id).expect_by == until + timedelta(hours=25)
+
+    def test_jobs_that_are_resumed_get_their_time_anew(self, books: Any) -> None:
+        now = utc_now()
+        job, unwatched = books.job(expect_by=now, policy=DAY), books.job()
+        with books.database.transaction() as session:
+            pause(session, "admin", until=None, reason="")
+        with books.database.transaction() as session:
+            resume(session, "admin")
+        assert books.jobs.job(job.id).expect_by >= now + timedelta(hours=25)
+        assert books.jobs.job(unwatched.id).expect_by is None
 
     def test_a_pause_that_is_over(self, books: Any, look: Any) -> None:
         books.job(expect_by=NOON, policy=DAY)

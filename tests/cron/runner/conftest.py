@@ -49,13 +49,19 @@ class Scheduler:
         return self.runners[-1]
 
     def launch(self) -> "Scheduler":
-        self.runners.append(self._call(Runner.launch(self.folder, **self._listeners())))
+        async def launched() -> None:
+            self.runners.append(await Runner.launch(self.folder, **self._listeners()))
+
+        self._call(launched())
         return self
 
     def adopt(self) -> list[Runner]:
-        found = self._call(Runner.adopt(self.folder, **self._listeners()))
-        self.runners += found
-        return found
+        async def adopted() -> list[Runner]:
+            found = await Runner.adopt(self.folder, **self._listeners())
+            self.runners += found  # they say nothing before
+            return found
+
+        return self._call(adopted())
 
     def order(self, command: str, **fields: Any) -> Order:
         order = Order(run_id=next(self._ids), command=command, folder=str(self.work), environment=ENVIRONMENT)
@@ -114,6 +120,8 @@ class Scheduler:
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
     def close(self) -> None:
+        if self._loop.is_closed():
+            return
         for runner in self.runners:
             self._call(runner.close())
         self._loop.call_soon_threadsafe(self._loop.stop)

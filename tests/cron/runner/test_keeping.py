@@ -112,11 +112,14 @@ class TestLong:
         assert [len(piece) for stream, piece in decode(frames) if stream != GAP] == [512, 512]
 
     def test_little_is_written_of_what_will_not_stay(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        written = []
+        written: list[bytes] = []
         append = keeping._append
-        monkeypatch.setattr(
-            keeping, "_append", lambda path, data, length: (written.append(data), append(path, data, length))
-        )
+
+        def note(path: str, data: bytes, length: int) -> None:
+            written.append(data)
+            append(path, data, length)
+
+        monkeypatch.setattr(keeping, "_append", note)
         kept = Kept(str(tmp_path), 1, 65536)
         for _ in range(1000):
             kept.add(STDOUT, b"x" * 65536)

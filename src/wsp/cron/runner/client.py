@@ -69,13 +69,15 @@ class Runner:
                 raise
         exited = _watch(pid)
         try:
-            return await cls._greeted(folder, line, _Listeners(on_started, on_ended, on_gone), HELLO_SECONDS)
+            runner = await cls._greeted(folder, line, _Listeners(on_started, on_ended, on_gone), HELLO_SECONDS)
         except OSError as error:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             await exited.wait()
             said = _last_words(folder, runner_id)
             raise OSError(f"the process that runs commands cannot be started: {said or error}") from error
+        asyncio.get_running_loop().call_soon(runner._line.go_on)
+        return runner
 
     @classmethod
     async def adopt(
@@ -88,7 +90,7 @@ class Runner:
     ) -> "list[Runner]":
         """Take over every runner in `folder` that no scheduler speaks to. What they had to say comes as usual.
 
-        What dead ones left there is removed.
+        They say nothing before this has returned to who awaits it. What dead ones left there is removed.
         """
         listeners = _Listeners(on_started, on_ended, on_gone)
         found = []
@@ -103,6 +105,8 @@ class Runner:
                 logger.debug("the runner %s has another scheduler", path.stem)
             except OSError as error:
                 logger.warning("the runner %s cannot be taken over: %s", path.stem, error)
+        for runner in found:
+            asyncio.get_running_loop().call_soon(runner._line.go_on)
         return found
 
     @classmethod
@@ -217,12 +221,11 @@ class _Line(asyncio.Protocol):
             self.hello.set_result(None)
             assert self._transport is not None  # noqa: S101 - for the type checker
             self._transport.pause_reading()
-            # Whoever waits for the hello gets to know the runner before it speaks.
-            self._loop.call_later(0, self._go_on)
         else:
             self._hear()
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Whoever waited for the hello knows the runner: it may speak."""
         if self._transport is not None and not self._transport.is_closing():
             self._hear()
             self._transport.resume_reading()

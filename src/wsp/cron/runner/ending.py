@@ -20,13 +20,18 @@ _EMPTY_LOOKS = 2  # a child that is born during a look may not be seen in it
 
 
 class _Ending:
-    __slots__ = ("empty_looks", "kill_at", "run", "told")
+    __slots__ = ("empty_looks", "groups", "kill_at", "run", "told")
 
     def __init__(self, run: Run, kill_at: float) -> None:
         self.run = run
         self.kill_at = kill_at
         self.told: set[tuple[int, int]] = set()
+        self.groups = {run.pid: run.pid_started}  # process groups of its, and when one of their processes started
         self.empty_looks = 0
+
+    def living_groups(self) -> list[int]:
+        """Those that have processes: who forks and ends all the time is never seen, but its group is there."""
+        return [group for group, seen in self.groups.items() if _group_lives(group, seen)]
 
 
 class Endings:
@@ -119,14 +124,16 @@ class Endings:
         for run_id, ending in list(self._endings.items()):
             family = families.get(run_id, [])
             self._known.update({member.pid: (member.started, ending.run) for member in family})
-            ending.empty_looks = 0 if family else ending.empty_looks + 1
+            for member in family:
+                ending.groups.setdefault(member.group, member.started)
+            ending.empty_looks = 0 if family or ending.living_groups() else ending.empty_looks + 1
             if ending.empty_looks >= _EMPTY_LOOKS or now > ending.kill_at + GIVE_UP_SECONDS:
                 del self._endings[run_id]
                 self._on_gone(ending.run)
             elif now < ending.kill_at:
                 _ask(family, ending.told)
-            elif family:
-                _kill(family)
+            else:
+                _kill(family, ending.living_groups())
                 self._pause = _FIRST_PAUSE
         self._known = {pid: known for pid, known in self._known.items() if pid in stats and known[1] in self}
 
@@ -140,15 +147,29 @@ def _ask(family: list[Stat], told: set[tuple[int, int]]) -> None:
             procfs.send(member.pid, member.started, signal.SIGCONT)  # one that stands still could not follow
 
 
-def _kill(family: list[Stat]) -> None:
+def _kill(family: list[Stat], groups: list[int]) -> None:
     """SIGKILL to all of them and to their process groups, which who forks all the time cannot outrun."""
-    groups = set()
     for member in family:
-        if procfs.send(member.pid, member.started, signal.SIGKILL):
-            groups.add(member.group)
-    for group in groups - {0, 1, os.getpgrp()}:
+        procfs.send(member.pid, member.started, signal.SIGKILL)
+    for group in groups:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
+
+
+def _group_lives(group: int, seen: int) -> bool:
+    """Has a process group members, zombies included? It had one that started at `seen`."""
+    if group <= 1 or group == os.getpgrp():
+        return False
+    leader = procfs.stat(group)
+    if leader is not None and leader.started > seen:  # no group is older than its leader: this one is somebody else's
+        return False
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 class _Census:

@@ -70,16 +70,16 @@ class Line:
         over, with a word on standard error."""
         if self._peer is None:
             return []
+        data = b""
         try:
-            data = self._peer.recv(_RECEIVE_BYTES)
+            while data := self._peer.recv(_RECEIVE_BYTES):
+                self._received += data
         except BlockingIOError:
-            return []
+            pass
         except OSError:
-            data = b""
-        if not data:
             self._hang_up()
-            return []
-        self._received += data
+        else:
+            self._hang_up()
         end = self._received.rfind(b"\n")
         if end < 0:
             return []

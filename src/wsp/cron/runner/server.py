@@ -59,7 +59,7 @@ class Server:
         self._had_scheduler = False
         self._told_to_stop = False
         self._stopping_since: float | None = None
-        self._wake_r, self._wake_w = _pipe()
+        self._listen_to_signals()
         self._epoll.register(self._wake_r, select.EPOLLIN)
         self._line = Line(self._epoll, folder, runner_id, first)
         os.chdir("/")
@@ -70,11 +70,6 @@ class Server:
 
     def run(self) -> None:
         """Until there is nothing more to do for anybody."""
-        signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, _nothing)
-        signal.signal(signal.SIGTERM, self._on_stop)
         while not self._is_over():
             try:
                 self._turn()
@@ -134,6 +129,14 @@ class Server:
                 self._obey(message)
         if listener in descriptors and self._line.accept():
             self._greet()
+
+    def _listen_to_signals(self) -> None:
+        self._wake_r, wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGHUP):  # what a terminal says to its programs is not for this one
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, _nothing)
+        signal.signal(signal.SIGTERM, self._on_stop)
 
     # --- what the scheduler says ----------------------------------------------------------------------------------
 
@@ -369,11 +372,6 @@ def _flush(run: Run) -> None:
 
 def _nothing(number: int, frame: object) -> None:
     """Lets a signal wake the loop up."""
-
-
-def _pipe() -> tuple[int, int]:
-    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    return read, write
 
 
 def _empty(descriptor: int) -> None:
