@@ -100,11 +100,11 @@ class Play:
             pytest.fail("planning does not come to an end")
         self.at_hand |= {run.run_id: run for run in self.planning.claim_queued(self.now, limit=5).runs}
         self.start_due()
-        for run_id, _ in self.kills():
+        for run_id, _, _ in self.kills():
             if run_id in self.running:
                 self.end(run_id, "killed")
 
-    def kills(self) -> list[tuple[int, str]]:
+    def kills(self) -> list[tuple[int, str, int | None]]:
         with self.jobs.database.transaction() as session:
             queue.cancel_killed(session, self.now)
             return queue.kills_wanted(session, self.planning.claim.service_id)

@@ -136,7 +136,7 @@ class TestQueue:
         cancelled, claimed = ({run.run_id for run in runs} for runs in at_once(pair, work))
         with jobs.database.transaction() as session:
             late = {end.run.run_id for end in queue.cancel_killed(session, NOON)}
-            wanted = {run_id for run_id, _ in queue.kills_wanted(session, "two")}
+            wanted = {run_id for run_id, _, _ in queue.kills_wanted(session, "two")}
         assert not cancelled & claimed
         assert wanted == claimed
         assert cancelled | claimed | late == set(ids)

@@ -148,7 +148,7 @@ class TestSettle:
         batch = planning.settle([run], NOON)
         assert (batch.runs, batch.ends, batch.kills) == ([], [], True)
         with jobs.database.reading() as session:
-            assert queue.kills_wanted(session, "planner") == [(going, f"Replaced by run {run.run_id}")]
+            assert queue.kills_wanted(session, "planner") == [(going, f"Replaced by run {run.run_id}", None)]
 
     def test_nothing_stands_in_its_way_any_more(self, jobs: JobStore, planning: Planning) -> None:
         job_id = jobs.add(next_run_at=NOON)
@@ -268,4 +268,4 @@ class TestKills:
             jobs.kill(run_id, NOON, "Stop")
         with jobs.database.transaction() as session:
             assert queue.cancel_killed(session, NOON) == []
-            assert queue.kills_wanted(session, "planner") == [(mine, "Stop"), (claimed, "Stop")]
+            assert queue.kills_wanted(session, "planner") == [(mine, "Stop", None), (claimed, "Stop", None)]

@@ -146,12 +146,15 @@ def cancel_killed(session: Session, now: datetime) -> list[End]:
     return ends
 
 
-def kills_wanted(session: Session, service_id: str) -> list[tuple[int, str]]:
-    """The claimed runs of this scheduler that somebody wants killed, and why."""
-    query = select(RUNS.c.id, RUNS.c.kill_reason).where(
+def kills_wanted(session: Session, service_id: str) -> list[tuple[int, str, int | None]]:
+    """The claimed runs of this scheduler that somebody wants killed, why, and with how many seconds of grace.
+
+    None: as many as the job's policy gives.
+    """
+    query = select(RUNS.c.id, RUNS.c.kill_reason, RUNS.c.kill_grace_seconds).where(
         RUNS.c.kill_requested_at.is_not(None), is_open(), RUNS.c.service_id == service_id
     )
-    return [(row.id, row.kill_reason) for row in session.execute(query.order_by(RUNS.c.id))]
+    return [(row.id, row.kill_reason, row.kill_grace_seconds) for row in session.execute(query.order_by(RUNS.c.id))]
 
 
 def apply_replacements(

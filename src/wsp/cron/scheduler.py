@@ -210,8 +210,9 @@ class Scheduler:
         batch = await self._planning.change(partial(self._told, step=cancel))
         self._dispatcher.count(batch.ends)
         service_id = self._claim.service_id
-        for run_id, reason in await self._planning.read(lambda session: queue.kills_wanted(session, service_id)):
-            self._dispatcher.kill(run_id, reason)
+        wanted = await self._planning.read(lambda session: queue.kills_wanted(session, service_id))
+        for run_id, reason, grace in wanted:
+            self._dispatcher.kill(run_id, reason, grace)
 
     async def _start_up(self) -> None:
         """What is done once in the life of a scheduler."""

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 
 from wsp.auth.dependencies import KeyFor
 from wsp.cron import run_stream, runs
@@ -89,7 +89,7 @@ _OUTPUT_ANSWERS: dict[int | str, dict[str, Any]] = {
     "/{id}/runs/{run}/output",
     operation_id="getCronJobRunOutput",
     summary="Show the output of a run",
-    response_class=PlainTextResponse,
+    response_class=Response,
     responses=_OUTPUT_ANSWERS,
     openapi_extra={"parameters": [_header("Range", "With `download`: one range of bytes", "bytes=0-1023")]},
 )
@@ -202,7 +202,7 @@ data: {"id":17,"job_id":5,"status":"succeeded",…}
     "/{id}/runs/{run}/stream",
     operation_id="streamCronJobRun",
     summary="Follow a run",
-    response_class=EventStream,
+    response_class=Response,
     responses={
         200: {
             "description": "Server-sent events: `status`, `output`, `dropped`, and at the end `end` with the run",
