@@ -33,6 +33,7 @@ RUN_COLUMNS = (
     sa.Column("runner_id", sa.String(length=32), nullable=False, server_default=EMPTY),
     sa.Column("kill_requested_at", sa.DateTime(timezone=True), nullable=True),
     sa.Column("kill_reason", sa.String(length=300), nullable=False, server_default=EMPTY),
+    sa.Column("kill_grace_seconds", sa.Integer(), nullable=True),
 )
 PARTIAL_INDEXES = (
     ("ix_cron_jobs_reboot", "cron_jobs", ["id"], "cron_expr = '@reboot'"),

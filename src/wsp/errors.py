@@ -56,7 +56,7 @@ class Conflict(WspError):
 
 
 class Unavailable(WspError):
-    """The service cannot answer right now, try again shortly"""
+    """That cannot be done right now"""
 
     code = "SERVICE_UNAVAILABLE"
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from wsp.cron.expression import parse
+from wsp.cron.expression import REBOOT, parse
 from wsp.cron.service import MAX_JOB_ID
 from wsp.cron.zones import MAX_ZONE_CHARS, check_zone
 from wsp.rest.fields import Email, Name, not_blank, one_line, without_nul
@@ -22,8 +22,7 @@ _TAG = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 def _expression(value: str) -> str:
     if not value.strip():
         return ""
-    parse(value)
-    return value.strip()
+    return REBOOT if parse(value).at_reboot else value.strip()
 
 
 def _text(value: str) -> str:

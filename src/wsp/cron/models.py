@@ -136,6 +136,7 @@ class JobRun(Base):
     pid_started: Mapped[int | None] = mapped_column(BigInteger)  # clock ticks since boot, /proc/<pid>/stat field 22
     kill_requested_at: Mapped[datetime | None]
     kill_reason: Mapped[str] = mapped_column(String(300), default="", server_default=text("''"))
+    kill_grace_seconds: Mapped[int | None]  # instead of the job's, when who asked for it said so
 
 
 class Pause(Base):

@@ -33,7 +33,7 @@ class _OwnedParameters(ShortParameters):
     owner: Annotated[Text, Field(max_length=32, description="Only those of this owner (for admins)")] = ""
 
 
-class _Parameters(_OwnedParameters):
+class ParametersWithDomain(_OwnedParameters):
     """What lists of things with an owner and a domain take."""
 
     domain: Annotated[
@@ -65,8 +65,8 @@ def documented(parameters: type[ShortParameters]) -> dict[str, Any]:
     }
 
 
-PageQuery = Annotated[Page, reader_of(_Parameters)]
-PAGE_PARAMETERS = documented(_Parameters)
+PageQuery = Annotated[Page, reader_of(ParametersWithDomain)]
+PAGE_PARAMETERS = documented(ParametersWithDomain)
 """For `openapi_extra` of an endpoint that takes a `PageQuery`."""
 
 OwnedPageQuery = Annotated[Page, reader_of(_OwnedParameters)]

@@ -1,6 +1,6 @@
 """`/api/v1/cronjobs`: a module for each part of it."""
 
-from wsp.cron.endpoints import jobs, runs
+from wsp.cron.endpoints import control, jobs, runs
 
 # Before the jobs come the paths that would be taken for a job's id.
-ROUTERS = (jobs.router, runs.router)
+ROUTERS = (control.router, jobs.router, runs.router)

@@ -1,15 +1,19 @@
 """`/api/v1/cronjobs`: the jobs themselves."""
 
-from typing import Annotated
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 from fastapi import Path, Request, Response
+from sqlalchemy.orm import Session
 
 from wsp.auth.dependencies import Principal, caller
 from wsp.cron import service
-from wsp.cron.schemas import JobChange, JobCreate, JobOut
-from wsp.heartbeat import alive
+from wsp.cron.models import CronJob
+from wsp.cron.schemas import JOB_PARAMETERS, JobChange, JobCreate, JobFields, JobOut, JobQuery
+from wsp.cron.surroundings import look_around
+from wsp.errors import Forbidden
 from wsp.rest.answers import Message, failures
-from wsp.rest.lists import LIST_HEADERS, PAGE_PARAMETERS, PageQuery, page_headers
+from wsp.rest.lists import LIST_HEADERS, page_headers
 from wsp.rest.routing import Router
 from wsp.rest.session import Reader, Writer, Zone
 
@@ -23,43 +27,67 @@ JobId = Annotated[int, Path(description="The job's id", examples=[5])]
     "/",
     operation_id="listCronJobs",
     summary="List cron jobs",
-    openapi_extra=PAGE_PARAMETERS,
+    openapi_extra=JOB_PARAMETERS,
     responses={200: {"headers": LIST_HEADERS}},
 )
 def list_jobs(
-    caller: Caller, session: Reader, zone: Zone, page: PageQuery, request: Request, response: Response
+    caller: Caller, session: Reader, zone: Zone, page: JobQuery, request: Request, response: Response
 ) -> list[JobOut]:
     """Every job of the caller, oldest first; of every owner for admins."""
     jobs, total = service.list_jobs(session, caller.sees_owner, page)
     response.headers.update(page_headers(request, page, total))
-    scheduler_alive = alive(session, "cron")
-    return [JobOut.of(job, zone, scheduler_alive=scheduler_alive) for job in jobs]
+    around = look_around(session, jobs)
+    return [JobOut.of(job, zone, around) for job in jobs]
 
 
 @router.post("/", status_code=201, operation_id="createCronJob", summary="Create a cron job", responses=failures(409))
 def create_job(body: JobCreate, caller: Caller, session: Writer, zone: Zone) -> JobOut:
     """The scheduler arms the job within a second; `next_run_at` is null until then."""
     owner = caller.owner_for(body.owner)
-    job = service.create_job(session, owner=owner, **body.model_dump(exclude={"owner"}))
-    return JobOut.of(job, zone, scheduler_alive=False)
+    job = service.create_job(session, owner=owner, **_allowed(body, caller))
+    return _shown(job, session, zone)
 
 
 @router.get("/{id}", operation_id="getCronJob", summary="Show a cron job", responses=failures(404))
 def get_job(id: JobId, caller: Caller, session: Reader, zone: Zone) -> JobOut:
     """One job."""
-    job = service.get_job(session, caller.sees_owner, id)
-    return JobOut.of(job, zone, scheduler_alive=alive(session, "cron"))
+    return _shown(service.get_job(session, caller.sees_owner, id), session, zone)
 
 
 @router.put("/{id}", operation_id="changeCronJob", summary="Change a cron job", responses=failures(404))
 def change_job(id: JobId, body: JobChange, caller: Caller, session: Writer, zone: Zone) -> JobOut:
-    """Changes what the body names, and nothing else."""
-    job = service.change_job(session, caller.sees_owner, id, body.named())
-    return JobOut.of(job, zone, scheduler_alive=alive(session, "cron"))
+    """Changes what the body names, and nothing else. What is named in `env`, `tags` or `after` is all there is then."""
+    return _shown(service.change_job(session, caller.sees_owner, id, _allowed(body, caller)), session, zone)
 
 
-@router.delete("/{id}", operation_id="deleteCronJob", summary="Delete a cron job", responses=failures(404))
+@router.post(
+    "/{id}/toggle",
+    operation_id="toggleCronJob",
+    summary="Enable or disable a cron job",
+    responses=failures(404, 409),
+)
+def toggle_job(id: JobId, caller: Caller, session: Writer, zone: Zone) -> JobOut:
+    """Flips `enabled`."""
+    return _shown(service.toggle_job(session, caller.sees_owner, id), session, zone)
+
+
+@router.delete("/{id}", operation_id="deleteCronJob", summary="Delete a cron job", responses=failures(404, 409))
 def delete_job(id: JobId, caller: Caller, session: Writer) -> Message:
-    """The job and its log are removed. A command that is running is not stopped."""
+    """The job and its log are removed. A command that is running is not stopped.
+
+    409 when another job has no cron expression, and runs after this one alone.
+    """
     service.delete_job(session, caller.sees_owner, id)
     return Message(message="Cron job deleted successfully")
+
+
+def _allowed(body: JobFields, caller: Principal) -> dict[str, Any]:
+    """What the body names, when this caller may set it."""
+    changes = body.changes()
+    if changes.get("nice", 0) < 0 and not caller.is_admin:
+        raise Forbidden("Only an admin may set nice below 0")
+    return changes
+
+
+def _shown(job: CronJob, session: Session, zone: ZoneInfo) -> JobOut:
+    return JobOut.of(job, zone, look_around(session, [job]))

@@ -1,40 +1,77 @@
-"""`/api/v1/cronjobs/{id}/logs`: the runs of a job."""
+"""`/api/v1/cronjobs/{id}/logs` and `…/runs/{run}`: the runs of a job."""
 
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import Path, Request, Response
 
 from wsp.auth.dependencies import Principal, caller
 from wsp.cron import runs as service
-from wsp.cron.run_schemas import RunOut
+from wsp.cron.run_schemas import RUN_PARAMETERS, KillRequest, RunOut, RunQuery
+from wsp.database import utc_now
 from wsp.rest.answers import failures
-from wsp.rest.lists import LIST_HEADERS, SHORT_PAGE_PARAMETERS, ShortPageQuery, page_headers
+from wsp.rest.lists import LIST_HEADERS
 from wsp.rest.routing import Router
-from wsp.rest.session import Reader, Zone
+from wsp.rest.session import Reader, Writer, Zone
 
 router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
 
 Caller = Annotated[Principal, caller("cron")]
 JobId = Annotated[int, Path(description="The job's id", examples=[5])]
+RunId = Annotated[int, Path(description="The run's id", examples=[17])]
 
 
 @router.get(
     "/{id}/logs",
     operation_id="listCronJobRuns",
     summary="Show the runs of a cron job",
-    openapi_extra=SHORT_PAGE_PARAMETERS,
+    openapi_extra=RUN_PARAMETERS,
     responses={200: {"headers": LIST_HEADERS}, **failures(404)},
 )
 def list_runs(
-    id: JobId,
-    caller: Caller,
-    session: Reader,
-    zone: Zone,
-    page: ShortPageQuery,
-    request: Request,
-    response: Response,
+    id: JobId, caller: Caller, session: Reader, zone: Zone, page: RunQuery, request: Request, response: Response
 ) -> list[RunOut]:
-    """The runs, newest first: one for every time the job was due, with what the command printed."""
-    runs, total = service.list_runs(session, caller.sees_owner, id, page)
-    response.headers.update(page_headers(request, page, total))
-    return [RunOut.of(run, zone) for run in runs]
+    """The runs, newest first: one for every time the job was due, with what the command printed.
+
+    With `limit`, the `Link` header says where the list goes on. Its links stay good while runs are added.
+    """
+    found = service.list_runs(session, caller.sees_owner, id, page, utc_now())
+    response.headers.update(_headers(request, found))
+    return [RunOut.of(run, zone, output=page.output) for run in found.runs]
+
+
+def _headers(request: Request, found: service.RunList) -> dict[str, str]:
+    headers = {"X-Total-Count": str(found.total)}
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name not in ("offset", "cursor")]
+    links = [
+        f'<{request.url.path}?{urlencode([*kept, ("cursor", str(cursor))])}>; rel="{relation}"'
+        for relation, cursor in (("next", found.older), ("prev", found.newer))
+        if cursor is not None
+    ]
+    if links:
+        headers["Link"] = ", ".join(links)
+    return headers
+
+
+@router.get("/{id}/runs/{run}", operation_id="getCronJobRun", summary="Show a run", responses=failures(404))
+def get_run(id: JobId, run: RunId, caller: Caller, session: Reader, zone: Zone) -> RunOut:
+    """One run of a job."""
+    return RunOut.of(service.get_run(session, caller.sees_owner, id, run), zone)
+
+
+@router.post(
+    "/{id}/runs/{run}/kill",
+    status_code=202,
+    operation_id="killCronJobRun",
+    summary="End a run",
+    responses=failures(404, 409),
+)
+def kill_run(id: JobId, run: RunId, body: KillRequest, caller: Caller, session: Writer, zone: Zone) -> RunOut:
+    """The command and all that it started get SIGTERM, and SIGKILL when the grace is over. The answer comes before.
+
+    A run that waits is not started any more. To ask twice changes nothing; a run that is over is a 409.
+    """
+    killed = service.kill_run(
+        session, caller.sees_owner, id, run, by=caller.username, **body.model_dump(), now=utc_now()
+    )
+    return RunOut.of(killed, zone)
