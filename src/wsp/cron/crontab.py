@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 import textwrap
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,21 +34,17 @@ _SETTING = re.compile(
 )
 _JOB = re.compile(r"-?(?P<times>@[^ \t]+|[^ \t]+(?:[ \t]+[^ \t]+){4})(?:[ \t]+(?P<rest>.*))?", re.DOTALL)
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", re.ASCII)
-_TIMES = re.compile(r"[-0-9*,/a-zA-Z@]+", re.ASCII)
 _HEADING = re.compile(r"\W*m(in(ute)?)?\s+h(our)?\s.*command\W*", re.IGNORECASE)
 _ESCAPED_OR_PERCENT = re.compile(r"\\.|%", re.DOTALL)
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]+")
 
 # Accounts of Debian's base-passwd, but for those whose names are commands too, and words that begin a command line.
-_SYSTEM_USERS = frozenset("root daemon bin games lp news uucp proxy www-data irc gnats nobody".split())
-_SHELL_WORDS = frozenset("[ [[ { ( if test command".split())
+_SYSTEM_USERS = ("root", "daemon", "bin", "games", "lp", "news", "uucp", "proxy", "www-data", "irc", "gnats", "nobody")
+_SHELL_WORDS = ("[", "[[", "{", "(", "if", "test", "command")
 
 # Settings of cron itself, which are no variables of the command, or not such as could be chosen.
-_OF_CRON = frozenset(
-    ("MAILTO", "MAILFROM", "CRON_TZ", "RANDOM_DELAY", "CONTENT_TYPE", "CONTENT_TRANSFER_ENCODING")
-    + ("SHELL", "HOME", "LOGNAME", "USER")
-)
 _NOT_KEPT = ("MAILFROM", "CONTENT_TYPE", "CONTENT_TRANSFER_ENCODING", "LOGNAME", "USER")
+_OF_CRON = (*_NOT_KEPT, "MAILTO", "CRON_TZ", "RANDOM_DELAY", "SHELL", "HOME")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +114,8 @@ def _job(line: str, metadata: dict[str, Any], system: bool, *, commented: bool) 
         times, rest = " ".join(match["times"].split()), match["rest"] or ""
     user = ""
     if system:
-        user, rest = (re.split(r"[ \t]+", rest, maxsplit=1) + [""])[:2]
+        user, *more = re.split(r"[ \t]+", rest, maxsplit=1)
+        rest = "".join(more)
         if not _USER.fullmatch(user):
             return {"problem": "The line has no user in front of its command, as lines of system crontabs have"}
     command, stdin = split_input(rest)
@@ -139,28 +136,29 @@ def split_input(rest: str) -> tuple[str, str]:
 def is_system(text: str, users: Collection[str]) -> bool:
     """Has this crontab a user column? `users` are names that such a column may well hold.
 
-    It has when every job's sixth word is a user's name: one of those, or a system account, or what stands before a word
-    that begins a command. A crontab that `wsp` wrote says so itself.
+    It has when every job's sixth word is a user's name: one of those, or a system account, or what stands, there or in
+    another line, before a word that begins a command. A crontab that `wsp` wrote says so itself.
     """
     if text.startswith((SYSTEM_MARK, USER_MARK)):
         return text.startswith(SYSTEM_MARK)
-    found = False
+    sixth, proven = set(), {*users, *_SYSTEM_USERS}
     for line in read(text, system=False):
-        words = line.command.split(maxsplit=2)
         if line.problem:
             continue
+        words = line.command.split(maxsplit=2)
         if len(words) < 2 or not _USER.fullmatch(words[0]):
             return False
-        if words[0] not in _SYSTEM_USERS and words[0] not in users and words[1] not in _SHELL_WORDS:
-            return False
-        found = True
-    return found
+        sixth.add(words[0])
+        if words[1] in _SHELL_WORDS:
+            proven.add(words[0])
+    return bool(sixth) and sixth <= proven
 
 
 def as_job(line: Line, owner: str) -> tuple[dict[str, Any], list[str]]:
     """The body of a new job of `owner`, and what of the line is not kept, or not as it was."""
-    name, description = _names(line)
-    job: dict[str, Any] = {"name": name, "command": line.command, "cron_expr": line.times}
+    command = line.command.removeprefix(command_prefix(line.metadata))
+    name, description = _names(line.comments)
+    job: dict[str, Any] = {"name": name or name_of(command), "command": command, "cron_expr": line.times}
     if description:
         job["description"] = description
     if line.stdin:
@@ -168,10 +166,7 @@ def as_job(line: Line, owner: str) -> tuple[dict[str, Any], list[str]]:
     warnings = [f"{name} is not kept" for name in _NOT_KEPT if name in line.settings]
     _add_mail(job, line.settings, owner, warnings)
     _add_surroundings(job, line.settings, owner, warnings)
-    job |= line.metadata
-    if "command" not in line.metadata:
-        job["command"] = line.command.removeprefix(command_prefix(line.metadata))
-    return job, warnings
+    return {**job, **line.metadata}, warnings
 
 
 def _add_mail(job: dict[str, Any], settings: Mapping[str, str], owner: str, warnings: list[str]) -> None:
@@ -212,18 +207,21 @@ def _add_surroundings(job: dict[str, Any], settings: Mapping[str, str], owner: s
         warnings.append(f"HOME is not kept: the command starts in the home of {owner}")
 
 
-def _names(line: Line) -> tuple[str, str]:
-    """Name and description: the paragraph of comment right above the line, or a name made of the command."""
+def name_of(command: str) -> str:
+    """The name of a job that was given none."""
+    return _short(_UNPRINTABLE.sub(" ", command).strip())
+
+
+def _names(comments: Sequence[str]) -> tuple[str, str]:
+    """Name and description: of the comments right above a line the last paragraph, or nothing."""
     paragraph: list[str] = []
-    for comment in line.comments:
+    for comment in comments:
         words = _UNPRINTABLE.sub(" ", comment.lstrip("#")).strip()
         if not any(letter.isalnum() for letter in words):
             paragraph = []
         elif not _HEADING.fullmatch(words) and not _looks_like_job(words):
             paragraph.append(words)
     joined = " ".join(paragraph)
-    if not joined:
-        return _short(_UNPRINTABLE.sub(" ", line.command).strip()), ""
     name = _short(joined)
     return name, "" if name == joined else "\n".join(paragraph)[:MAX_DESCRIPTION_CHARS]
 

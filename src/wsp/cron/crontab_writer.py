@@ -19,6 +19,7 @@ from wsp.cron.crontab import (
     USER_MARK,
     as_job,
     command_prefix,
+    name_of,
     read,
     split_input,
 )
@@ -73,7 +74,7 @@ def _block(job: Mapping[str, Any], settings: str, *, system: bool, zone: str) ->
         known[COMMENTED_OUT] = reason
         line = "#" + _UNPRINTABLE.sub(" ", line)
     name = job["name"]
-    comment = "" if name.startswith("wsp:") else f"# {name}\n"
+    comment = "" if name.startswith("wsp:") or name == name_of(job["command"]) else f"# {name}\n"
     (parsed,) = read(f"{settings}{comment}{_metadata(known)}{line}\n", system=system)
     got, _ = as_job(parsed, job["owner"])
     for field in sorted((job.keys() | got.keys()) - {"owner"}):
