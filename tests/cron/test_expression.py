@@ -21,6 +21,9 @@ def at(text: str, zone: ZoneInfo = BERLIN) -> datetime:
     return datetime.fromisoformat(text.rstrip("+")).replace(tzinfo=zone, fold=int(text.endswith("+"))).astimezone(UTC)
 
 
+FIELD_COUNTS = "5 or 6 are allowed: minute, hour, day of month, month, day of week, and second if need be"
+
+
 def next_tick(schedule: Schedule, instant: datetime, zone: ZoneInfo) -> datetime:
     """The next tick of a schedule that has one."""
     tick = schedule.next_after(instant, zone)
@@ -105,20 +108,37 @@ class TestParse:
             ("0 0 15W * *", "Cron expression: day of month '15W' is not allowed, use 1-31"),
             ("0 0 ? * *", "Cron expression: day of month '?' is not allowed, use 1-31"),
             ("0 0 * * 5#3", "Cron expression: day of week '5#3' is not allowed, use 0-7 or sun-sat"),
-            ("H * * * *", "Cron expression: minute 'H' is not allowed, use 0-59"),
             ("\N{ARABIC-INDIC DIGIT THREE} * * * *", "Cron expression: minute '\\u0663' is not allowed, use 0-59"),
             ("\0 * * * *", "Cron expression: minute '\\x00' is not allowed, use 0-59"),
+            ("* * * *", f"Cron expression has 4 fields, {FIELD_COUNTS}"),
+            ("0 * * * * * *", f"Cron expression has 7 fields, {FIELD_COUNTS}"),
+            ("", f"Cron expression has 0 fields, {FIELD_COUNTS}"),
+            ("* * * * * 60", "Cron expression: second '60' is not allowed, use 0-59"),
+            ("* * * * * */61", "Cron expression: second step '61' is not allowed, use 1-60"),
+            ("H(0-60) * * * *", "Cron expression: minute '60' is not allowed, use 0-59"),
+            ("H(5) * * * *", "Cron expression: minute 'H(5)' is not allowed, use H, H(0-59) or H/2"),
+            ("H5 * * * *", "Cron expression: minute 'H5' is not allowed, use H, H(0-59) or H/2"),
+            ("H-5 * * * *", "Cron expression: minute 'H-5' is not allowed, use H, H(0-59) or H/2"),
+            ("H/61 * * * *", "Cron expression: minute step '61' is not allowed, use 1-60"),
+            ("H(0-9)/11 * * * *", "Cron expression: minute step '11' is not allowed, use 1-10"),
+            ("* H(9-5) * * *", "Cron expression: hour range 'H(9-5)' runs backwards, use 9-23,0-5"),
             (
-                "* * * *",
-                "Cron expression has 4 fields, exactly 5 are allowed: minute, hour, day of month, month, day of week",
+                "0 0 H(28-31) 2 *",
+                "Cron expression may never fire: day of month 'H(28-31)' can be one that month '2' does not have, use H",
             ),
             (
-                "0 * * * * *",
-                "Cron expression has 6 fields, exactly 5 are allowed: minute, hour, day of month, month, day of week",
+                "0 0 31 H *",
+                "Cron expression may never fire: day of month '31' can be one that month 'H' does not have, use H",
             ),
             (
-                "",
-                "Cron expression has 0 fields, exactly 5 are allowed: minute, hour, day of month, month, day of week",
+                "@boot",
+                "Cron expression: '@boot' is not supported, use one of "
+                "@yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, @reboot",
+            ),
+            (
+                "@every_minute",  # FreeBSD's; Debian's cron has none of those
+                "Cron expression: '@every_minute' is not supported, use one of "
+                "@yearly, @annually, @monthly, @weekly, @daily, @midnight, @hourly, @reboot",
             ),
             ("*" * 10_000, "Cron expression is too long, at most 200 characters are allowed"),
             (

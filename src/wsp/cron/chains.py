@@ -16,11 +16,24 @@ Links = Mapping[int, str]
 def parents_of(session: Session, job_id: int) -> dict[int, str]:
     """The links of one job."""
     query = select(Follows.after_job_id, Follows.condition).where(Follows.job_id == job_id)
-    return dict(session.execute(query.order_by(Follows.after_job_id)).tuples().all())
+    return dict(session.execute(query.order_by(Follows.after_job_id)).all())
+
+
+def lock(session: Session, owner: str) -> None:
+    """Have changes of one owner's chains wait for one another, until the commit. Take it before a job is locked.
+
+    Each of two changes alone may be right, and both together make a circle, or leave a job with nothing to start it.
+    """
+    session.execute(select(OWNERS.c.username).where(OWNERS.c.username == owner).with_for_update(key_share=True))
+
+
+def has_followers(session: Session, job_id: int) -> bool:
+    """Does any job run after this one?"""
+    return session.scalar(select(Follows.job_id).where(Follows.after_job_id == job_id).limit(1)) is not None
 
 
 def set_parents(session: Session, job: CronJob, links: Links) -> bool:
-    """Have a job run after these, and no others. Returns whether that is a change.
+    """Have a job run after these, and no others. Returns whether that is a change. The caller has the `lock`.
 
     Raises Invalid when its owner has no such job, and when one of them already runs after this one.
     """
@@ -52,8 +65,6 @@ def left_with_nothing(session: Session, job_id: int) -> Sequence[int]:
 def _check(session: Session, job: CronJob, links: Links) -> None:
     if job.id in links:
         raise Invalid("After: a job cannot run after itself", field="after")
-    # Two changes of one owner's chains wait for one another: each alone may be right, and both together a circle.
-    session.execute(select(OWNERS.c.username).where(OWNERS.c.username == job.owner).with_for_update(key_share=True))
     known = session.scalars(
         select(CronJob.id)
         .where(CronJob.id.in_(links), CronJob.owner == job.owner)

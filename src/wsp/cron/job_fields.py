@@ -61,7 +61,7 @@ Expression = Annotated[
     ),
     AfterValidator(_expression),
 ]
-NewExpression = Annotated[Expression, Field(min_length=1), AfterValidator(not_blank)]
+NewExpression = Annotated[Expression, AfterValidator(not_blank)]
 Timezone = Annotated[
     str,
     Field(

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from wsp.cron.chains import Links, left_with_nothing, parents_of, set_parents
+from wsp.cron import chains
 from wsp.cron.job_events import announce_changes, announce_job
 from wsp.cron.models import CronJob
 from wsp.cron.policy import Policy
@@ -46,7 +46,7 @@ def create_job(
     name: str,
     command: str,
     cron_expr: str = "",
-    after: Links | None = None,
+    after: chains.Links | None = None,
     **given: Any,
 ) -> CronJob:
     """Add a job. The expression is taken as it is, as all of `given`: check it first.
@@ -81,7 +81,8 @@ def create_job(
     session.add(job)
     session.flush()
     if after:
-        set_parents(session, job, after)
+        chains.lock(session, owner)
+        chains.set_parents(session, job, after)
     elif not cron_expr:
         raise _needs_times()
     announce_job(session, job, "job.created")
@@ -117,15 +118,17 @@ def change_job(session: Session, visible_to: str | None, job_id: int, changes: M
     Another expression or time zone, or being enabled or disabled, has the planner arm the job anew: it is due from now
     on. Raises NotFound, and Invalid as `create_job` does.
     """
+    if "after" in changes or changes.get("cron_expr") == "":
+        _lock_chains(session, job_id)
     job = get_job(session, visible_to, job_id, change=True)
     if not changes:
         return job
     given, now = dict(changes), utc_now()
-    links: Links | None = given.pop("after", None)
+    links: chains.Links | None = given.pop("after", None)
     changed = _apply(job, given)
-    if links is not None and set_parents(session, job, links):
+    if links is not None and chains.set_parents(session, job, links):
         changed.add("after")
-    if not job.cron_expr and changed & {"cron_expr", "after"} and not parents_of(session, job.id):
+    if not job.cron_expr and changed & {"cron_expr", "after"} and not chains.parents_of(session, job.id):
         raise _needs_times()
     if changed & _CONCERNS_PLANNER:
         job.revision += 1
@@ -149,8 +152,10 @@ def delete_job(session: Session, visible_to: str | None, job_id: int) -> None:
 
     Raises Conflict when another job would never run again without it.
     """
+    if chains.has_followers(session, get_job(session, visible_to, job_id).id):
+        _lock_chains(session, job_id)
     job = get_job(session, visible_to, job_id, change=True)
-    if followers := left_with_nothing(session, job.id):
+    if followers := chains.left_with_nothing(session, job.id):
         raise Conflict(
             f"Nothing but this job starts {_these(followers)}: delete {'it' if len(followers) == 1 else 'them'} first, "
             "or see to a cron expression"
@@ -158,6 +163,12 @@ def delete_job(session: Session, visible_to: str | None, job_id: int) -> None:
     session.delete(job)
     session.flush()
     announce_job(session, job, "job.deleted")
+
+
+def _lock_chains(session: Session, job_id: int) -> None:
+    owner = session.scalar(select(CronJob.owner).where(CronJob.id == job_id)) if job_id <= MAX_JOB_ID else None
+    if owner is not None:
+        chains.lock(session, owner)
 
 
 def _apply(job: CronJob, given: Mapping[str, Any]) -> set[str]:

@@ -75,4 +75,4 @@ def _claimed(session: Session, now: datetime) -> dict[int, datetime]:
         .where(JobRun.trigger.in_(("schedule", "missed")))
         .group_by(JobRun.job_id)
     )
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())

@@ -1,5 +1,6 @@
 """Time zones by their IANA names, as jobs and maintenance windows carry them; an empty name is the server's zone."""
 
+from datetime import datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
@@ -10,6 +11,8 @@ MAX_ZONE_CHARS = 64
 # Files beside the zones that read as one: whatever the machine is set to, or a clock that counts leap seconds.
 _NO_ZONES = frozenset({"localtime", "Factory", "posixrules"})
 _NO_FOLDERS = ("posix/", "right/")
+
+_SECOND = timedelta(seconds=1)
 
 
 def zone_of(name: str, default: ZoneInfo) -> ZoneInfo:
@@ -25,6 +28,23 @@ def check_zone(name: str) -> str:
     if name:
         _zone(name)
     return name
+
+
+def first_change(after: datetime, until: datetime, zone: ZoneInfo) -> datetime | None:
+    """When the clocks of `zone` are set, later than `after` and not later than `until` (UTC, whole seconds).
+
+    For a span that is too short for the clocks to be set twice: a pair that cancels out is not seen.
+    """
+    offset = after.astimezone(zone).utcoffset()
+    if until.astimezone(zone).utcoffset() == offset:
+        return None
+    while until - after > _SECOND:
+        middle = after + (until - after) // _SECOND // 2 * _SECOND
+        if middle.astimezone(zone).utcoffset() == offset:
+            after = middle
+        else:
+            until = middle
+    return until
 
 
 @lru_cache(maxsize=1024)

@@ -29,7 +29,9 @@ Caller = Annotated[Principal, caller("cron")]
 JobId = Annotated[int, Path(description="The job's id", examples=[5])]
 WindowId = Annotated[int, Path(description="The window's id", examples=[2])]
 OwnerParameter = Annotated[
-    str | None, Query(max_length=32, description="Whose (for admins)"), AfterValidator(lambda o: o and one_line(o))
+    str | None,
+    Query(max_length=32, description="Whose (for admins)"),
+    AfterValidator(lambda owner: owner and one_line(owner)),
 ]
 _LOCATION = {"Location": {"description": "Where the run is found", "schema": {"type": "string"}}}
 
