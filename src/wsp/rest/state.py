@@ -1,5 +1,6 @@
 """What the application hands to its endpoints."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from zoneinfo import ZoneInfo
 
@@ -25,6 +26,8 @@ class State:
         self.version = version
         self.authenticate = authenticate
         self.kept = KeptAnswers(version)
+        self.ending = asyncio.Event()
+        """Set when the server begins to stop: an answer without an end of its own has to end then."""
 
     @property
     def zone(self) -> ZoneInfo:

@@ -10,6 +10,8 @@ from wsp.auth.dependencies import authenticate
 from wsp.auth.endpoints import auth_router, keys_router
 from wsp.auth.keyring import Keyring
 from wsp.cron.endpoints import ROUTERS as CRON_ROUTERS
+from wsp.cron.run_output import OUTPUTS
+from wsp.cron.watching import Watching
 from wsp.database import Database
 from wsp.ftp.endpoints import ROUTERS as FTP_ROUTERS
 from wsp.rest.state import State
@@ -28,12 +30,15 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     version = store_version(database)
     keyring = Keyring(database, version)
     sender = Sender(settings, database, version)
+    state = State(settings, database, version, authenticate)
+    watching = Watching(database, version, settings.data_dir / OUTPUTS, state.ending)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         version.start()
         sender.start()
         yield
+        await watching.close()
         await sender.close()
         keyring.close()
         version.close()
@@ -50,8 +55,9 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.state.wsp = State(settings, database, version, authenticate)
+    app.state.wsp = state
     app.state.keyring = keyring
+    app.state.watching = watching
     for router in (*FTP_ROUTERS, *CRON_ROUTERS, webhooks_router, auth_router, keys_router):
         app.include_router(router, prefix=API_BASE)
     app.include_router(health.router)

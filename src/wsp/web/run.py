@@ -1,5 +1,6 @@
 """The API process."""
 
+import asyncio
 import errno
 import gc
 import logging
@@ -28,9 +29,10 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
     """Serve the API until SIGTERM or SIGINT. Raises StartupError when the address cannot be had."""
     listener = _listen(settings.http_host, settings.http_port)
     database = Database(settings.database)
-    server = uvicorn.Server(
+    app = create_app(settings, database)
+    server = _Server(
         uvicorn.Config(
-            create_app(settings, database),
+            app,
             http=Protocol,
             log_config=None,
             access_log=False,
@@ -39,7 +41,8 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
             forwarded_allow_ips=[str(network) for network in settings.http_trusted_proxies],
             timeout_graceful_shutdown=GRACE_SECONDS,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        )
+        ),
+        app.state.wsp.ending,
     )
 
     def stop(*_: object) -> None:
@@ -61,6 +64,19 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
     finally:
         heartbeat.stop()
         database.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn waits for the answers that are on their way; those that have no end are told when it begins to."""
+
+    def __init__(self, config: uvicorn.Config, ending: asyncio.Event) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell them, then shut down as ever."""
+        self._ending.set()
+        await super().shutdown(sockets)
 
 
 def _listen(host: str, port: int) -> socket.socket:
