@@ -22,6 +22,7 @@ from wsp.cron.variables import shown_variables
 from wsp.errors import Forbidden, Invalid, WspError
 from wsp.owners import OWNERS
 
+Kind = Literal["auto", "user", "system"]
 Format = Literal["user", "system", "json"]
 Status = Literal["created", "would_create", "replaced", "would_replace", "skipped", "failed"]
 
@@ -79,9 +80,7 @@ class Import:
 # --- Reading ----------------------------------------------------------------------------------------------------
 
 
-def from_crontab(
-    text: str, given: Literal["auto", "user", "system"], owner: str, owners: Collection[str]
-) -> tuple[list[Candidate], Format]:
+def from_crontab(text: str, given: Kind, owner: str, owners: Collection[str]) -> tuple[list[Candidate], Format]:
     """The jobs of a crontab, and which kind it is. `owners` are those whose jobs the caller may make.
 
     In a system crontab the user's name is the owner's. Jobs of other users become `owner`'s, which is said.

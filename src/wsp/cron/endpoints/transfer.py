@@ -22,7 +22,6 @@ MAX_JOBS = 1000  # a second or two, in which nobody else can write
 router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
 
 Caller = Annotated[Principal, caller("cron")]
-Kind = Literal["auto", "user", "system"]
 
 _CRONTAB = """# wsp: crontab of admin
 SHELL=/bin/sh
@@ -53,7 +52,7 @@ class JobImport(RequestBody):
         ),
     ] = left_out()
     format: Annotated[
-        Kind,
+        transfer.Kind,
         Field(
             title="Format",
             description="Has the crontab a column for the user (`system`), as /etc/crontab and /etc/cron.d have?",
@@ -176,7 +175,6 @@ def import_jobs(
             "description": "A crontab, or JSON",
             "content": {"text/plain": {"schema": {"type": "string"}, "example": _CRONTAB}},
         },
-        **failures(404),
     },
 )
 def export_jobs(
