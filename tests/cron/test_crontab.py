@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -237,10 +238,30 @@ class TestMetadata:
         made = job('# wsp: {"commented_out": "disabled", "enabled": false}\n#0 3 * * * x\n')
         assert (made["cron_expr"], made["command"], made["enabled"]) == ("0 3 * * *", "x", False)
 
-    def test_counts_less_than_a_line_that_was_made_a_job_again(self) -> None:
-        text = '# wsp: {"commented_out": "disabled", "enabled": false, "cron_expr": "0 3 * * * 30"}\n0 4 * * * 30 x\n'
-        made = job(text)
-        assert (made["cron_expr"], made["command"], made.get("enabled", True)) == ("0 4 * * *", "30 x", True)
+    @pytest.mark.parametrize(
+        ("line", "times", "command"),
+        [
+            ("0 3 * * * 30 x", "0 3 * * * 30", "x"),
+            ("0 4 * * * 30 x", "0 4 * * *", "30 x"),
+            ("@daily x", "@daily", "x"),
+        ],
+    )
+    def test_gives_way_to_a_line_that_was_made_a_job_again(self, line: str, times: str, command: str) -> None:
+        told = '# wsp: {"commented_out": "disabled", "enabled": false, "cron_expr": "0 3 * * * 30", "retries": 3}'
+        made = job(f"{told}\n{line}\n")
+        assert (made["cron_expr"], made["command"], made.get("enabled", True)) == (times, command, True)
+        assert made["retries"] == 3
+
+    @pytest.mark.parametrize(
+        ("told", "line", "problem"),
+        [
+            ('"command": "a\\nb"', "@daily a b", "has a command too: take one out"),
+            ('"cron_expr": ""', "x", "neither a setting"),
+        ],
+    )
+    def test_that_does_not_go_with_such_a_line_fails(self, told: str, line: str, problem: str) -> None:
+        (made,) = lines(f'# wsp: {{"commented_out": "x", {told}}}\n{line}\n')
+        assert problem in made.problem
 
     def test_that_is_broken_fails(self) -> None:
         (line,) = lines('# wsp: {"a": \n@daily x\n')
@@ -328,6 +349,26 @@ _DEFAULTS = {"enabled": True, "email_on_complete": "", "email_on_error": False, 
 def full(body: dict[str, Any]) -> dict[str, Any]:
     """A body with what counts as its default, without what is not the crontab's business."""
     return {**_DEFAULTS, **{name: value for name, value in body.items() if name != "owner"}}
+
+
+class TestCommands:
+    @pytest.mark.parametrize(
+        ("body", "output"),
+        [
+            ({"command": "pwd; echo $A", "working_dir": "it's 50%", "env": {"A": "it's \\%d 100%"}}, "it's \\%d 100%"),
+            ({"command": r"printf '%s' 'a\\b' '\%\s' \\"}, "a\\\\b\\%\\s\\"),
+        ],
+    )
+    def test_do_for_cron_what_they_do_here(self, body: dict[str, Any], output: str, tmp_path: Path) -> None:
+        (tmp_path / "it's 50%").mkdir()
+        text = exported(body)
+        line = text.splitlines()[-1]
+        (seen_by_cron,) = lines(f"{line}\n")
+        shown = subprocess.run(
+            ["/bin/sh", "-c", seen_by_cron.command], cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout
+        folder = f"{tmp_path}/it's 50%\n" if "working_dir" in body else ""
+        assert shown.rstrip("\n") == f"{folder}{output}"
 
 
 class TestRoundTrip:

@@ -101,11 +101,12 @@ def _metadata(line: str) -> dict[str, Any] | None:
 def _job(line: str, metadata: dict[str, Any], system: bool, *, commented: bool) -> dict[str, Any]:
     """The parts of a job's line, or what is wrong with it."""
     metadata = {name: value for name, value in metadata.items() if name != COMMENTED_OUT}
-    if not commented:
-        # Somebody has made a job of a comment of ours: then the line counts, for it is what they looked at.
-        metadata = {name: value for name, value in metadata.items() if name not in ("cron_expr", "command", "enabled")}
+    if not commented:  # somebody may have made a job again of a comment of ours
+        metadata.pop("enabled", None)
+        if "command" in metadata:
+            return {"problem": f"The comment above it that begins with '{METADATA}' has a command too: take one out"}
     times = metadata.pop("cron_expr", None)
-    if isinstance(times, str) and f"{line} ".startswith(f"{times} ".lstrip(" ")):
+    if isinstance(times, str) and (times or commented) and f"{line} ".startswith(f"{times} ".lstrip(" ")):
         rest = line[len(times) :].lstrip(" \t")
     else:
         match = _JOB.fullmatch(line)
