@@ -17,6 +17,7 @@ JOB_COLUMNS = (
     sa.Column("tags", sa.Text(), nullable=False, server_default=EMPTY),
     sa.Column("policy", sa.JSON(), nullable=True),
     sa.Column("failures_in_row", sa.Integer(), nullable=False, server_default="0"),
+    sa.Column("alarm", sa.String(length=8), nullable=False, server_default=EMPTY),
     sa.Column("due_from", sa.DateTime(timezone=True), nullable=True),
     sa.Column("expect_by", sa.DateTime(timezone=True), nullable=True),
 )
@@ -38,6 +39,7 @@ RUN_COLUMNS = (
 PARTIAL_INDEXES = (
     ("ix_cron_jobs_reboot", "cron_jobs", ["id"], "cron_expr = '@reboot'"),
     ("ix_cron_runs_open", "cron_runs", ["status", "start_at"], "status IN ('queued', 'running')"),
+    ("ix_cron_runs_job_open", "cron_runs", ["job_id", "status"], "status IN ('queued', 'running')"),
     ("ix_cron_runs_to_kill", "cron_runs", ["id"], "kill_requested_at IS NOT NULL AND status IN ('queued', 'running')"),
     ("ix_cron_notices_unsent", "cron_notices", ["next_attempt_at"], "status = 'pending'"),
 )
@@ -138,7 +140,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cron_notices")),
     )
     op.create_index("ix_cron_notices_finished_at", "cron_notices", ["finished_at"])
-    op.create_index("ix_cron_notices_job_id_id", "cron_notices", ["job_id", "id"])
+    op.create_index("ix_cron_notices_job_id_created_at", "cron_notices", ["job_id", "created_at"])
     for name, table, columns, condition in PARTIAL_INDEXES:
         where = sa.text(condition)
         op.create_index(name, table, columns, sqlite_where=where, postgresql_where=where)

@@ -1,5 +1,6 @@
 """What `wsp serve` says when it is up: where everything is, and how to make the first call."""
 
+import os
 import shlex
 from pathlib import Path
 
@@ -39,6 +40,9 @@ def print_banner(console: Console, settings: Settings, new_key: str | None) -> N
             if host in LOOPBACK
         )
         _say(console, Text(f"  Only this machine can reach it; to open it to the network, start it with {opening}"))
+    if settings.cron_run_as == "service" and os.geteuid() == 0:
+        warning = "  Cron jobs run as root; WSP_CRON_RUN_AS=owner runs each as the system account of its owner"
+        _say(console, Text(warning, style="bold yellow"))
     _say(console, Text("  Ctrl-C stops it."))
     console.print()
 

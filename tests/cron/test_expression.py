@@ -124,7 +124,8 @@ class TestParse:
             ("* H(9-5) * * *", "Cron expression: hour range 'H(9-5)' runs backwards, use 9-23,0-5"),
             (
                 "0 0 H(28-31) 2 *",
-                "Cron expression may never fire: day of month 'H(28-31)' can be one that month '2' does not have, use H",
+                "Cron expression may never fire: day of month 'H(28-31)' can be one that month '2' "
+                "does not have, use H",
             ),
             (
                 "0 0 31 H *",

@@ -13,14 +13,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import psutil
 import psycopg
 import pytest
 from sqlalchemy import select
 
-from wsp.cron.executor import environment, start
-from wsp.cron.processes import boot_id, find_tree
-from wsp.cron.recovery import GONE, run_mark
+from wsp.cron.models import CronState, Follows, JobRun, Notice
+from wsp.cron.processes import MARK_VARIABLE, boot_id, find_tree
+from wsp.cron.recovery import GONE, RUNNER_GONE, run_mark
 from wsp.cron.run import run as run_scheduler
+from wsp.cron.runner.frames import STDERR, STDOUT, decode
 from wsp.database import Database, utc_now
 from wsp.errors import StartupError
 from wsp.heartbeat import ServiceRow, alive, node_name
@@ -98,11 +100,20 @@ def stop(process: subprocess.Popen[bytes]) -> float:
 
 
 def ended(jobs: JobStore, job_id: int) -> bool:
-    return any(run.status not in ("running", "skipped") for run in jobs.runs(job_id))
+    return any(run.status not in ("queued", "running", "skipped") for run in jobs.runs(job_id))
 
 
 def running(jobs: JobStore, job_id: int) -> bool:
     return any(run.status == "running" and run.pid for run in jobs.runs(job_id))
+
+
+def runner_of(runner_id: str) -> int:
+    """The process of a runner."""
+    for process in psutil.process_iter(["cmdline"]):
+        if runner_id in (process.info["cmdline"] or ()):
+            pid: int = process.pid
+            return pid
+    raise AssertionError(f"no runner {runner_id}")
 
 
 def soon(seconds: float = 1.0) -> datetime:
@@ -179,7 +190,7 @@ class TestJob:
         jobs.add(cron_expr="rubbish too")
         good = jobs.add(next_run_at=soon(), cron_expr=YEARLY)
         until(lambda: ended(jobs, good))
-        assert jobs.runs(bad) == []
+        assert [run.status for run in jobs.runs(bad)] == ["skipped"]
 
     def test_that_cannot_start_fails_with_a_sentence(
         self, jobs: JobStore, launch: Launch, until: Until, settings: Settings
@@ -239,12 +250,161 @@ class TestJob:
             sink.wait()
         text = (tmp_path / "mails").read_text()
         assert "To: admin@example.org" in text
-        assert "cron job a Bcc: x@y.z failed with exit code 5" in text
         assert "\nBcc:" not in text
+        with jobs.database.reading() as session:
+            assert session.scalars(select(Notice.kind)).all() == ["run"]
+
+    def test_that_waits_for_a_change_of_another_sees_what_is_new(
+        self, jobs: JobStore, launch: Launch, until: Until
+    ) -> None:
+        launch()
+        due = soon(3)
+        job_id = jobs.add(next_run_at=due, cron_expr=YEARLY, command="echo old")
+        until(lambda: utc_now() > due - SECOND / 2)
+        jobs.change(job_id, command="echo new", updated_at=utc_now())
+        until(lambda: ended(jobs, job_id))
+        [run] = jobs.runs(job_id)
+        assert run.output == "new\n" or (run.started_at and run.started_at < due + SECOND)
+
+    def test_what_it_writes_to_is_told_apart(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        launch()
+        job_id = jobs.add(next_run_at=soon(), cron_expr=YEARLY, command="echo one; echo two >&2")
+        until(lambda: ended(jobs, job_id))
+        [run] = jobs.runs(job_id)
+        assert run.output_frames is not None
+        assert sorted(decode(run.output_frames)) == [(STDOUT, b"one\n"), (STDERR, b"two\n")]
+        assert run.output_bytes == 8
+
+    def test_takes_too_long(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        launch()
+        policy = {"timeout_seconds": 1, "kill_grace_seconds": 1}
+        job_id = jobs.add(next_run_at=soon(), cron_expr=YEARLY, command="echo begun; sleep 60", policy=policy)
+        until(lambda: ended(jobs, job_id))
+        [run] = jobs.runs(job_id)
+        assert (run.status, run.exit_code, run.output) == ("timed_out", 143, "begun\n")
+        assert run.reason == "It took longer than 1 seconds"
+
+    def test_that_fails_is_tried_again_and_followed(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        launch()
+        policy = {"retries": 1, "retry_delay_seconds": 0}
+        follower = jobs.add(cron_expr="", command="echo followed")
+        job_id = jobs.add(next_run_at=soon(2), cron_expr=YEARLY, command="exit 3", policy=policy)
+        with jobs.database.transaction() as session:
+            session.add(Follows(job_id=follower, after_job_id=job_id, condition="failure"))
+        until(lambda: ended(jobs, follower))
+        first, second = jobs.runs(job_id)
+        [after] = jobs.runs(follower)
+        assert [(run.status, run.trigger, run.attempt) for run in (first, second)] == [
+            ("failed", "schedule", 1),
+            ("failed", "retry", 2),
+        ]
+        assert (second.cause_run_id, after.cause_run_id, after.trigger) == (first.id, second.id, "after")
+        assert jobs.job(job_id).failures_in_row == 1
+
+    def test_with_a_place_of_its_own(self, jobs: JobStore, launch: Launch, until: Until, settings: Settings) -> None:
+        (settings.files / "home" / "admin" / "site").mkdir(parents=True)
+        launch()
+        policy = {"working_dir": "site", "env": {"A": "x y"}, "stdin": "hello", "shell": "/bin/bash"}
+        command = "pwd; echo $A; cat; echo; echo ${BASH_VERSION:+bash}"
+        job_id = jobs.add(next_run_at=soon(), cron_expr=YEARLY, command=command, policy=policy)
+        until(lambda: ended(jobs, job_id))
+        assert jobs.runs(job_id)[0].output == f"{settings.files}/home/admin/site\nx y\nhello\nbash\n"
+
+    def test_at_the_start_of_the_service(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        job_id = jobs.add(cron_expr="@reboot", command="echo up")
+        first = launch()
+        until(lambda: ended(jobs, job_id))
+        stop(first)
+        launch()
+        until(lambda: len(jobs.runs(job_id)) == 2 and jobs.runs(job_id)[1].status == "succeeded")
+        assert {run.trigger for run in jobs.runs(job_id)} == {"reboot"}
+
+
+class TestRequest:
+    """What the API puts into the database."""
+
+    def request(self, jobs: JobStore, job_id: int) -> int:
+        now = utc_now()
+        with jobs.database.transaction() as session:
+            run = JobRun(job_id=job_id, scheduled_for=now, start_at=now, trigger="manual", status="queued")
+            session.add(run)
+        return run.id
+
+    def test_for_a_run_starts_it_within_half_a_second(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        launch()
+        job_id = jobs.add(cron_expr=YEARLY, command="date +%s.%N", enabled=False)
+        until(lambda: jobs.job(job_id).armed_revision)
+        lateness = []
+        for _ in range(5):
+            begin = time.time()
+            run_id = self.request(jobs, job_id)
+            until(lambda run_id=run_id: jobs.runs(job_id)[-1].id == run_id and jobs.runs(job_id)[-1].output)
+            lateness.append(float(jobs.runs(job_id)[-1].output) - begin)
+        assert sorted(lateness)[2] < 0.5, lateness
+
+    @pytest.mark.parametrize("grace", [0, 2])
+    def test_for_a_kill_ends_the_whole_tree(self, jobs: JobStore, launch: Launch, until: Until, grace: int) -> None:
+        launch()
+        stubborn = "trap '' TERM; sleep 301; sleep 302"
+        command = f'trap "" TERM; setsid sleep 300 & (setsid sh -c "{stubborn}" &) ; sleep 303; sleep 304'
+        job_id = jobs.add(next_run_at=soon(), cron_expr=YEARLY, command=command, policy={"kill_grace_seconds": grace})
+        until(lambda: running(jobs, job_id))
+        [run] = jobs.runs(job_id)
+        mark = run_mark(run.runner_id, run.id)
+        until(lambda: len(find_tree({mark})) >= 4)
+        begin = time.monotonic()
+        with jobs.database.transaction() as session:
+            row = session.get_one(JobRun, run.id)
+            row.kill_requested_at, row.kill_reason = utc_now(), "Killed by admin"
+        until(lambda: not find_tree({mark}))
+        took = time.monotonic() - begin
+        until(lambda: ended(jobs, job_id))
+        [run] = jobs.runs(job_id)
+        assert (run.status, run.reason) == ("killed", "Killed by admin")
+        assert took < grace + 1
+
+    def test_for_a_kill_of_what_waits(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        launch(WSP_CRON_MAX_RUNNING="1")
+        busy = jobs.add(next_run_at=soon(), cron_expr=YEARLY, command="sleep 60")
+        until(lambda: running(jobs, busy))
+        job_id = jobs.add(cron_expr=YEARLY, enabled=False)
+        run_id = self.request(jobs, job_id)
+        with jobs.database.transaction() as session:
+            row = session.get_one(JobRun, run_id)
+            row.kill_requested_at, row.kill_reason = utc_now(), "Killed by admin"
+        until(lambda: ended(jobs, job_id))
+        [run] = jobs.runs(job_id)
+        assert (run.status, run.reason, run.started_at) == ("killed", "Killed by admin", None)
 
 
 class TestCrash:
-    def test_leaves_no_run_that_says_running_and_runs_no_tick_twice(
+    def test_of_the_scheduler_is_not_noticed_by_commands(
+        self, jobs: JobStore, launch: Launch, until: Until, settings: Settings
+    ) -> None:
+        process = launch()
+        command = "echo x >> started; while ! test -e go; do sleep 0.05; done; echo out; echo err >&2; exit 7"
+        job_id = jobs.add(next_run_at=soon(), cron_expr=YEARLY, command=command)
+        quick = jobs.add(
+            next_run_at=soon(), cron_expr=YEARLY, command="while ! test -e soon; do sleep 0.05; done; exit 5"
+        )
+        until(lambda: running(jobs, job_id) and running(jobs, quick))
+        before = jobs.runs(job_id)[0]
+        process.kill()
+        process.wait()
+        (settings.files / "home/admin/soon").touch()  # one ends while nobody is there to hear it
+        launch()
+        until(lambda: ended(jobs, quick))
+        until(lambda: jobs.runs(job_id)[0].service_id != before.service_id)
+        adopted = jobs.runs(job_id)[0]
+        assert (adopted.status, adopted.runner_id, adopted.pid) == ("running", before.runner_id, before.pid)
+        (settings.files / "home/admin/go").touch()
+        until(lambda: ended(jobs, job_id))
+        [run] = jobs.runs(job_id)
+        assert (run.status, run.exit_code, run.output) == ("failed", 7, "out\nerr\n")
+        assert (jobs.runs(quick)[0].status, jobs.runs(quick)[0].exit_code) == ("failed", 5)
+        assert (settings.files / "home/admin/started").read_text() == "x\n"
+
+    def test_of_the_runner_too_loses_the_run_and_leaves_nothing_behind(
         self, jobs: JobStore, launch: Launch, until: Until, settings: Settings
     ) -> None:
         process = launch()
@@ -253,35 +413,62 @@ class TestCrash:
         )
         until(lambda: running(jobs, job_id))
         [before] = jobs.runs(job_id)
-        mark = run_mark(before.service_id, before.id)
+        mark = run_mark(before.runner_id, before.id)
         until(lambda: len(find_tree({mark})) == 4)
         process.kill()
+        os.kill(runner_of(before.runner_id), signal.SIGKILL)
         process.wait()
         launch()
-        until(lambda: jobs.runs(job_id)[0].status != "running")
-        after = jobs.runs(job_id)[0]
+        until(lambda: ended(jobs, job_id))
+        [after] = jobs.runs(job_id)
         assert (after.id, after.status, after.reason) == (before.id, "lost", GONE)
         assert after.finished_at is not None
         assert find_tree({mark}) == set()
         job = jobs.job(job_id)
         assert (job.last_run_at, job.last_run_ok) == (before.started_at, False)
         assert (settings.files / "home/admin/started").read_text() == "x\n"
-        assert len([run for run in jobs.runs(job_id) if run.scheduled_for == before.scheduled_for]) == 1
+
+    def test_of_the_runner_alone(self, jobs: JobStore, launch: Launch, until: Until) -> None:
+        process = launch()
+        job_id = jobs.add(
+            next_run_at=soon(),
+            cron_expr=YEARLY,
+            command="echo $$ >> started; setsid sleep 301 & sleep 302",
+            policy={"on_lost": "retry", "retry_delay_seconds": 0},
+        )
+        until(lambda: running(jobs, job_id))
+        [before] = jobs.runs(job_id)
+        mark = run_mark(before.runner_id, before.id)
+        os.kill(runner_of(before.runner_id), signal.SIGKILL)
+        until(lambda: len(jobs.runs(job_id)) == 2 and jobs.runs(job_id)[1].status == "running")
+        lost, again = jobs.runs(job_id)
+        assert (lost.status, lost.reason, lost.started_at) == ("lost", RUNNER_GONE, before.started_at)
+        assert (again.trigger, again.cause_run_id) == ("retry", lost.id)
+        assert again.runner_id != lost.runner_id
+        assert find_tree({mark}) == set()
+        assert process.poll() is None
 
     def test_before_the_process_was_written_down(
         self, jobs: JobStore, launch: Launch, until: Until, tmp_path: Path
     ) -> None:
-        job_id = jobs.add(enabled=False)
-        run_id = jobs.add_run(
-            job_id, utc_now(), "running", service_id="dead", node=node_name(), boot_id=boot_id(), started_at=utc_now()
-        )
-        mark = run_mark("dead", run_id)
-        started = start("exec sleep 300", folder=tmp_path, environment=environment("admin", tmp_path, mark))
+        job_id, ahead, unseen = (jobs.add(next_run_at=soon(7200), cron_expr=YEARLY) for _ in range(3))
+        claim = {"service_id": "dead", "node": node_name(), "boot_id": boot_id()}
+        run_id = jobs.add_run(job_id, utc_now(), "queued", start_at=utc_now(), **claim)
+        later = soon(3600)
+        jobs.add_run(ahead, later, "queued", start_at=later, **claim)
+        jobs.add_run(unseen, utc_now(), "queued", start_at=utc_now(), **{**claim, "service_id": "without"})
+        with jobs.database.transaction() as session:
+            session.add(CronState(name="runners:dead", value="first second"))
+        marked = {MARK_VARIABLE: run_mark("second", run_id), "PATH": os.environ["PATH"]}
+        command = subprocess.Popen(["sleep", "300"], cwd=tmp_path, env=marked)
         launch()
-        assert started.popen.wait(30) == -signal.SIGTERM
+        assert command.wait(30) == -signal.SIGTERM
         until(lambda: jobs.runs(job_id)[0].status == "lost")
-        assert started.popen.stdout is not None
-        started.popen.stdout.close()
+        until(lambda: jobs.runs(ahead)[0].service_id == "")  # its time had not come: it waits again
+        assert jobs.runs(ahead)[0].status == "queued"
+        until(lambda: jobs.runs(unseen)[0].status == "succeeded")  # its scheduler never had a runner
+        with jobs.database.reading() as session:
+            assert session.get(CronState, "runners:dead") is None
 
     def test_a_missed_tick_runs_late_after_the_lost_run_was_seen_to(
         self, jobs: JobStore, launch: Launch, until: Until
@@ -289,7 +476,7 @@ class TestCrash:
         minute = utc_now().replace(second=0, microsecond=0)
         first, second = minute - 120 * SECOND, minute - 60 * SECOND
         job_id = jobs.add(next_run_at=first, cron_expr=f"{first.minute},{second.minute} * * * *")
-        jobs.add_run(job_id, minute - 180 * SECOND, "running", service_id="dead", node=node_name())
+        jobs.add_run(job_id, minute - 180 * SECOND, "running", service_id="dead", runner_id="gone", node=node_name())
         launch()
         until(lambda: jobs.runs(job_id)[-1].status == "succeeded")
         assert [run.status for run in jobs.runs(job_id)] == ["lost", "skipped", "succeeded"]
@@ -317,7 +504,7 @@ class TestStop:
         [run] = jobs.runs(job_id)
         assert (run.status, run.exit_code, run.reason) == ("killed", 137, "The scheduler was stopped")
         assert run.output.startswith("begun\n")
-        assert find_tree({run_mark(run.service_id, run.id)}) == set()
+        assert find_tree({run_mark(run.runner_id, run.id)}) == set()
         assert jobs.job(job_id).last_run_ok is False
 
     def test_it_signs_off(self, jobs: JobStore, launch: Launch) -> None:

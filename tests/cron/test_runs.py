@@ -13,6 +13,7 @@ from wsp.cron.runs import Cursor, RunList, RunPage
 from wsp.database import Database
 from wsp.errors import Conflict, Invalid, NotFound, Unavailable
 from wsp.heartbeat import ServiceRow
+from wsp.settings import Settings
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -174,10 +175,10 @@ class TestKill:
             session.add(ServiceRow(id="s", node="n", kind="cron", pid=1, started_at=NOON, heartbeat_at=NOON))
 
     @pytest.fixture
-    def kill(self, database: Database) -> Callable[..., JobRun]:
+    def kill(self, database: Database, settings: Settings) -> Callable[..., JobRun]:
         def ask(job_id: int, run_id: int, **options: Any) -> JobRun:
             with database.transaction() as session:
-                return runs.kill_run(session, None, job_id, run_id, **{"by": "ann", "now": NOON, **options})
+                return runs.kill_run(session, settings, None, job_id, run_id, **{"by": "ann", "now": NOON, **options})
 
         return ask
 

@@ -5,6 +5,7 @@ import threading
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import event, func, select, update
@@ -22,6 +23,7 @@ from wsp.database import Database, utc_now
 from wsp.errors import Conflict, Invalid, NotFound
 from wsp.webhooks.models import Delivery, Webhook
 
+UTC_ZONE = ZoneInfo("UTC")
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -291,7 +293,7 @@ class TestChains:
                 statements.append(statement)
 
             event.listen(database.engine, "before_cursor_execute", note)
-            around = look_around(session, jobs)
+            around = look_around(session, jobs, UTC_ZONE)
             event.remove(database.engine, "before_cursor_execute", note)
         assert [list(around.parents(job)) for job in jobs] == [[]] + [[(parent.id, "failure")]] * 20
         assert len(statements) < 8

@@ -4,6 +4,7 @@ import re
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import select, update
@@ -18,6 +19,7 @@ from wsp.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable, WspE
 from wsp.heartbeat import ServiceRow
 from wsp.paging import Page
 
+UTC_ZONE = ZoneInfo("UTC")
 HOUR = timedelta(hours=1)
 
 
@@ -267,7 +269,7 @@ class TestNextRun:
     def shown(self, database: Database, job: CronJob) -> tuple[datetime | None, bool]:
         with database.reading() as session:
             job = session.get_one(CronJob, job.id, populate_existing=True)
-            around = look_around(session, [job])
+            around = look_around(session, [job], UTC_ZONE)
         return around.next_run_at(job), around.paused(job)
 
     def test_is_the_tick_that_a_scheduler_holds_already(self, database: Database, job: CronJob) -> None:
@@ -293,3 +295,21 @@ class TestNextRun:
             with database.transaction() as session:
                 control.pause(session, owner, until=until, reason="")
             assert self.shown(database, job) == expected
+
+    def test_is_null_where_maintenance_holds_it_up(self, database: Database, owner: str, job: CronJob) -> None:
+        tick, minutes = self.tick(), timedelta(minutes=5)
+        begins = f"{tick.minute} {tick.hour} * * *"
+        windows: list[tuple[dict[str, Any], datetime | None]] = [
+            ({"starts_at": tick, "ends_at": tick + minutes}, None),
+            ({"starts_at": tick - minutes, "ends_at": tick}, tick),
+            ({"starts_at": tick, "ends_at": tick + minutes, "tag": "web"}, tick),
+            ({"starts_at": tick, "ends_at": tick + minutes, "tag": "db"}, None),
+            ({"cron_expr": begins, "duration_seconds": 60}, None),
+            ({"cron_expr": begins, "duration_seconds": 60, "timezone": "Asia/Tokyo"}, tick),
+        ]
+        for window, expected in windows:
+            with database.transaction() as session:
+                added = control.create_window(session, owner=owner, **window)
+            assert (window, self.shown(database, job)) == (window, (expected, False))
+            with database.transaction() as session:
+                control.delete_window(session, None, added.id)

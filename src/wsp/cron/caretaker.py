@@ -3,13 +3,23 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from wsp.cron.dispatch import Dispatcher
 from wsp.cron.offload import Offload
-from wsp.cron.recovery import SUSPECT_SECONDS, Orphan, Suspicion, end_commands, find_orphans, lost
+from wsp.cron.recovery import (
+    SUSPECT_SECONDS,
+    Orphan,
+    Suspicion,
+    end_commands,
+    find_orphans,
+    forget_runners,
+    give_back,
+    lost,
+)
 from wsp.database import utc_now
 
 LOOK_SECONDS = 2.0
@@ -18,12 +28,15 @@ logger = logging.getLogger(__name__)
 
 
 class Caretaker:
-    """Ends what is left of lost commands, and closes their rows. Lives on one event loop."""
+    """Adopts what still runs, gives back what was never started, and closes what is lost. Lives on one event loop."""
 
-    def __init__(self, offload: Offload, dispatcher: Dispatcher, service_id: str) -> None:
+    def __init__(
+        self, offload: Offload, dispatcher: Dispatcher, service_id: str, *, on_given_back: Callable[[], None]
+    ) -> None:
         self._offload = offload
         self._dispatcher = dispatcher
         self._service_id = service_id
+        self._on_given_back = on_given_back
         self._suspicion = Suspicion()
 
     async def look_at_start(self) -> None:
@@ -42,21 +55,39 @@ class Caretaker:
     async def look(self) -> None:
         """See to those that have been suspects for long enough. Trouble is logged: the next look may go better."""
         try:
+            # Before anything is called lost: what a living runner knows is not.
+            await self._dispatcher.adopt()
             found = await self._offload.read(self._find)
             orphans = self._suspicion.confirmed(found, time.monotonic())
             if orphans:
                 await self._see_to(orphans)
-        except SQLAlchemyError as error:
+        except (SQLAlchemyError, OSError) as error:
             logger.warning("could not look for lost runs: %s", error)
         except Exception:
             logger.exception("could not look for lost runs")
 
     def _find(self, session: Session) -> list[Orphan]:
         # A run that is just being planned, or whose end is just being written, may look like one: Suspicion waits.
-        return find_orphans(session, utc_now(), service_id=self._service_id, active=self._dispatcher.run_ids)
+        return find_orphans(
+            session, utc_now(), service_id=self._service_id, active=self._dispatcher.run_ids, met=self._dispatcher.met
+        )
 
     async def _see_to(self, orphans: list[Orphan]) -> None:
-        count = await self._offload.call(lambda: end_commands(orphans))
-        logger.warning("%s runs were lost; %s processes of theirs were ended", len(orphans), count)
-        for orphan in orphans:
-            await self._dispatcher.record(orphan.run, lost(orphan, utc_now(), self._service_id))
+        now = utc_now()
+        unstarted = [orphan for orphan in orphans if orphan.was_never_started(now, self._dispatcher.met)]
+        if unstarted:
+            await self._offload.change(lambda session: _give_back(session, unstarted))
+            logger.info("%s runs of a dead scheduler were not started yet, and wait again", len(unstarted))
+            self._on_given_back()
+        gone = [orphan for orphan in orphans if orphan not in unstarted]
+        if gone:
+            count = await self._offload.call(lambda: end_commands(gone))
+            logger.warning("%s runs were lost; %s processes of theirs were ended", len(gone), count)
+            for orphan in gone:
+                self._dispatcher.close_orphan(orphan.run, lost(orphan, utc_now(), self._service_id), orphan.service_id)
+        await self._offload.change(forget_runners)
+
+
+def _give_back(session: Session, orphans: list[Orphan]) -> None:
+    for service_id in {orphan.service_id for orphan in orphans}:
+        give_back(session, [one.run.run_id for one in orphans if one.service_id == service_id], service_id)

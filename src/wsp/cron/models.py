@@ -73,9 +73,12 @@ class CronJob(Base):
     last_run_at: Mapped[datetime | None]
     last_run_ok: Mapped[bool] = mapped_column(default=False)
     failures_in_row: Mapped[int] = mapped_column(default=0, server_default="0")
+    alarm: Mapped[str] = mapped_column(String(8), default="", server_default=text("''"))
+    """What its next success recovers from: `failing` or `overdue`; "" when all is well."""
     next_run_at: Mapped[datetime | None]
     due_from: Mapped[datetime | None]
-    """Ticks later than this are to be decided: when the job was made, enabled, or given another expression."""
+    """Ticks later than this are to be decided: the last tick that was, or, when that came later, when the job was made,
+    enabled, disabled, or given another expression or time zone."""
     expect_by: Mapped[datetime | None] = mapped_column(index=True)
     """When to raise the alarm unless the job has succeeded before; null: not watched, or alarm raised already."""
     revision: Mapped[int] = mapped_column(BigInteger, default=1)
@@ -102,6 +105,7 @@ class JobRun(Base):
         UniqueConstraint("job_id", "scheduled_for"),
         Index("ix_cron_runs_job_id_id", "job_id", "id"),
         Index("ix_cron_runs_open", "status", "start_at", sqlite_where=_OPEN, postgresql_where=_OPEN),
+        Index("ix_cron_runs_job_open", "job_id", "status", sqlite_where=_OPEN, postgresql_where=_OPEN),
         Index("ix_cron_runs_to_kill", "id", sqlite_where=_TO_KILL, postgresql_where=_TO_KILL),
         {"sqlite_autoincrement": True},
     )
@@ -172,12 +176,15 @@ class Maintenance(Base):
 
 
 class Notice(Base):
-    """A mail about a run or a job, from the moment it is owed until it is sent or given up."""
+    """A mail about a run or a job, from the moment it is owed until it is sent or given up, and for a while after.
+
+    `next_attempt_at` is set while `status` is `pending`.
+    """
 
     __tablename__ = "cron_notices"
     __table_args__ = (
         Index("ix_cron_notices_unsent", "next_attempt_at", sqlite_where=_UNSENT, postgresql_where=_UNSENT),
-        Index("ix_cron_notices_job_id_id", "job_id", "id"),
+        Index("ix_cron_notices_job_id_created_at", "job_id", "created_at"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

@@ -4,264 +4,299 @@ Each step takes a session and `now`, does a bounded amount of work, and returns 
 Several schedulers may work on one database: a tick belongs to whoever inserts its row.
 """
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Insert, exists, func, select, update
+from sqlalchemy import func, literal, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from wsp.cron.expression import LONGEST_STEP_BACK, ExpressionError, Schedule, parse
-from wsp.cron.models import CronJob, JobRun
-from wsp.cron.retention import prune
-from wsp.owners import ACTIVE, OWNERS
+from wsp.cron.bulk import insert_runs, is_sqlite, update_rows
+from wsp.cron.decisions import GO, MISSED, bar, judge
+from wsp.cron.expression import REBOOT
+from wsp.cron.models import QUEUED, SKIPPED
+from wsp.cron.pauses import Pauses
+from wsp.cron.policy import Policy
+from wsp.cron.queue import apply_replacements, claimable
+from wsp.cron.rows import (
+    BATCH_JOBS,
+    JOB_COLUMNS,
+    JOBS,
+    JOBS_WITH_OWNERS,
+    RUNS,
+    UNCLAIMED,
+    Batch,
+    Claim,
+    JobRow,
+    OpenRun,
+    is_open,
+    job_of,
+    never_started,
+    open_runs,
+)
+from wsp.cron.timetable import TIMETABLE_COLUMNS, Timetable, Unreadable, spread
+from wsp.cron.work import End, PlannedRun, Trigger
 
-BATCH_JOBS = 100  # in one transaction: other writers wait for it on SQLite
+__all__ = ["Batch", "Claim", "Waiting", "plan", "reboot", "waiting"]
+
 MISSED_TICKS_KEPT = 100
+MISSED_SECONDS = 30.0  # a tick that is decided later than this was missed; less is only a busy scheduler
+BATCH_ROWS = 1000  # in one transaction, about: a job that missed many ticks has many
 
-TRIGGER = "schedule"
+SCHEDULE: Trigger = "schedule"
+REBOOTED: Trigger = "reboot"
 
-OWNER_DISABLED = "The owner of this job is disabled"
 NOT_RUNNING = "The scheduler was not running"
-TOO_LATE = "The scheduler came too late: the clock was set forward, the machine slept, or all places were taken"
-
-_OWNER_DISABLED = exists().where(OWNERS.c.username == CronJob.owner, OWNERS.c.status != ACTIVE)
-_RUNNING = exists().where(JobRun.job_id == CronJob.id, JobRun.status == "running")
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Who plans: written into the rows of its runs."""
-
-    service_id: str
-    node: str
-    boot_id: str
-    running_since: datetime  # ticks before this were missed because no scheduler ran
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run, and what has to be known of its job to start it and to tell of its end."""
-
-    run_id: int
-    job_id: int
-    owner: str
-    name: str
-    command: str
-    email_on_complete: str
-    email_on_error: bool
-    scheduled_for: datetime
-
-    @classmethod
-    def of(cls, job: CronJob, run_id: int, scheduled_for: datetime) -> "PlannedRun":
-        """The run of a tick of `job`."""
-        return cls(
-            run_id=run_id,
-            job_id=job.id,
-            owner=job.owner,
-            name=job.name,
-            command=job.command,
-            email_on_complete=job.email_on_complete,
-            email_on_error=job.email_on_error,
-            scheduled_for=scheduled_for,
-        )
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What `plan` did: the runs to start, and how many due jobs it took. More may be due unless there were none."""
-
-    runs: list[PlannedRun]
-    jobs: int
+TOO_LATE = "The scheduler came too late: the clock was set forward, the machine slept, or the database was away"
+NOT_LISTED = "; what was missed before is not listed"
 
 
 @dataclass(frozen=True)
 class Waiting:
     """What there is for a scheduler to do."""
 
-    unarmed: bool
-    next_due: datetime | None  # the earliest next_run_at, in the past when a job waits for its turn
+    unarmed: bool  # for `arm`
+    next_due: datetime | None  # the earliest next_run_at, for `plan`
+    queue_due: datetime | None  # when the first run that waits may start, for `claim_queued`: given a free place
+    kills: bool  # somebody wants a run ended: for `cancel_killed` and `kills_wanted`
 
 
-def waiting(session: Session) -> Waiting:
+def waiting(session: Session, now: datetime) -> Waiting:
     """Look, in one cheap query, whether there is anything to do. Writes nothing."""
-    unarmed = select(CronJob.id).where(CronJob.revision != CronJob.armed_revision).exists()
-    earliest = select(func.min(CronJob.next_run_at)).where(CronJob.enabled).scalar_subquery()
-    row = session.execute(select(unarmed, earliest)).one()
-    return Waiting(bool(row[0]), row[1])
-
-
-def next_due_after(session: Session, instant: datetime) -> datetime | None:
-    """The earliest next_run_at later than `instant`."""
-    return session.scalar(select(func.min(CronJob.next_run_at)).where(CronJob.enabled, CronJob.next_run_at > instant))
-
-
-def arm(session: Session, now: datetime, zone: ZoneInfo, *, limit: int = BATCH_JOBS) -> list[int]:
-    """Give `next_run_at`, counted from now, to jobs that were created or changed. Returns their ids.
-
-    A job that is disabled, or whose stored expression is none, gets null and stays quiet until it is changed again.
-    """
-    jobs = session.scalars(
-        select(CronJob)
-        .where(CronJob.revision != CronJob.armed_revision)
-        .order_by(CronJob.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
-    armed = []
-    for job in jobs:
-        next_run_at = _first_tick(session, job, now, zone) if job.enabled else None
-        # The revision that was read decides: a change that came in between is armed by the next call.
-        unchanged = CronJob.id == job.id, CronJob.revision == job.revision
-        if _update(session, *unchanged, next_run_at=next_run_at, armed_revision=job.revision):
-            armed.append(job.id)
-    return armed
-
-
-def rearm(session: Session, now: datetime, zone: ZoneInfo, *, after_id: int = 0, limit: int = BATCH_JOBS) -> int | None:
-    """Count `next_run_at` of waiting jobs anew, for a clock that was corrected or a time zone that was changed.
-
-    Takes the jobs whose id is above `after_id`; returns the last one's, None when there are no more.
-    A tick that is overdue is left to `plan`.
-    """
-    jobs = session.scalars(
-        select(CronJob)
-        .where(CronJob.id > after_id, CronJob.enabled, CronJob.next_run_at > now)
-        .where(CronJob.revision == CronJob.armed_revision)
-        .order_by(CronJob.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
-    for job in jobs:
-        next_run_at = _first_tick(session, job, now, zone)
-        if next_run_at != job.next_run_at:
-            _update(session, CronJob.id == job.id, CronJob.revision == job.revision, next_run_at=next_run_at)
-    return jobs[-1].id if jobs else None
-
-
-def skip_barred(
-    session: Session, now: datetime, zone: ZoneInfo, claim: Claim, *, keep_runs: int, limit: int = BATCH_JOBS
-) -> int:
-    """Record as skipped the due ticks of jobs that still run, or whose owner is disabled, free places or not.
-
-    Returns the number of jobs.
-    """
-    jobs = _due(session, now, _RUNNING | _OWNER_DISABLED, limit)
-    for job in jobs:
-        run_id = session.scalar(
-            select(JobRun.id).where(JobRun.job_id == job.id, JobRun.status == "running").order_by(JobRun.id).limit(1)
-        )
-        reason = OWNER_DISABLED if run_id is None else f"Run {run_id} of this job was still going"
-        for tick in _ticks(job, now, zone):
-            _insert_skipped(session, job, tick, now, claim, reason)
-        _move_on(session, job, now, zone)
-        prune(session, job.id, keep_runs)
-    return len(jobs)
+    unarmed = select(JOBS.c.id).where(JOBS.c.revision != JOBS.c.armed_revision).exists()
+    earliest = select(func.min(JOBS.c.next_run_at)).where(JOBS.c.enabled).scalar_subquery()
+    first = select(RUNS.c.start_at).where(claimable()).order_by(RUNS.c.start_at).limit(1).scalar_subquery()
+    kills = select(RUNS.c.id).where(RUNS.c.kill_requested_at.is_not(None), is_open()).exists()
+    row = session.execute(select(unarmed, earliest, first, kills)).one()
+    return Waiting(bool(row[0]), row[1], row[2], bool(row[3]))
 
 
 def plan(
-    session: Session, now: datetime, zone: ZoneInfo, claim: Claim, *, keep_runs: int, limit: int = BATCH_JOBS
+    session: Session,
+    now: datetime,
+    until: datetime,
+    zone: ZoneInfo,
+    claim: Claim,
+    *,
+    places: int,
+    limit: int = BATCH_JOBS,
 ) -> Batch:
-    """Decide the due ticks of up to `limit` jobs that `skip_barred` leaves, those first that have waited longest.
+    """Decide the ticks up to `until` of up to `limit` jobs, those first that have waited longest.
 
-    Of several ticks that were missed the newest runs, late; the older ones, MISSED_TICKS_KEPT at most, are
-    recorded as skipped. The returned runs have rows that say `running`: start them once the caller has committed.
+    `until` is `now`, or a moment later, to have what is due then at hand. At most `places` runs are claimed, and are
+    in the answer; further ones wait in the queue, unclaimed.
     """
-    planned = []
-    jobs = _due(session, now, ~_RUNNING & ~_OWNER_DISABLED, limit)
+    jobs = _due(session, until, limit)
+    if not jobs:
+        return Batch()
+    desk = _Desk(session, now, until, Timetable(zone), Pauses.load(session, zone), claim, places)
+    desk.others = open_runs(session, [job.job_id for job in jobs])
+    taken = 0
     for job in jobs:
-        ticks = _ticks(job, now, zone)
-        for tick in ticks[:-1]:
-            reason = NOT_RUNNING if tick < claim.running_since else TOO_LATE
-            _insert_skipped(session, job, tick, now, claim, reason)
-        run_id = _insert(session, job, ticks[-1], claim, status="running", started_at=now) if ticks else None
-        _move_on(session, job, now, zone)
-        if len(ticks) > 1:
-            prune(session, job.id, keep_runs)
-        if run_id is not None:
-            planned.append(PlannedRun.of(job, run_id, ticks[-1]))
-    return Batch(planned, len(jobs))
+        desk.decide(job)
+        taken += 1
+        if len(desk.decisions) >= BATCH_ROWS:
+            break
+    runs, ends, kills = desk.write()
+    return Batch(runs, ends, taken, kills)
 
 
-def _due(session: Session, now: datetime, condition: ColumnElement[bool], limit: int) -> Sequence[CronJob]:
-    return session.scalars(
-        select(CronJob)
-        .where(CronJob.enabled, CronJob.next_run_at <= now, CronJob.revision == CronJob.armed_revision, condition)
-        .order_by(CronJob.next_run_at, CronJob.id)
+def reboot(session: Session, now: datetime, claim: Claim) -> Batch:
+    """Put a run of every `@reboot` job into the queue, once for this start of the service (`claim.running_since`).
+
+    The queue decides about them as about all others.
+    """
+    jobs = select(
+        JOBS.c.id,
+        literal(claim.running_since, RUNS.c.scheduled_for.type),
+        literal(now, RUNS.c.start_at.type),
+        literal(REBOOTED),
+        literal(QUEUED),
+    ).where(JOBS.c.cron_expr == literal_column(f"'{REBOOT}'"), JOBS.c.enabled)
+    columns = ["job_id", "scheduled_for", "start_at", "trigger", "status"]
+    insert = sqlite.insert if is_sqlite(session) else postgresql.insert
+    once = insert(RUNS).from_select(columns, jobs).on_conflict_do_nothing()
+    return Batch(jobs=len(session.execute(once.returning(RUNS.c.id)).all()))
+
+
+def _due(session: Session, until: datetime, limit: int) -> Sequence[JobRow]:
+    return session.execute(
+        select(*JOB_COLUMNS, *TIMETABLE_COLUMNS)
+        .select_from(JOBS_WITH_OWNERS)
+        .where(JOBS.c.enabled, JOBS.c.next_run_at <= until, JOBS.c.revision == JOBS.c.armed_revision)
+        .order_by(JOBS.c.next_run_at, JOBS.c.id)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        # Not so strict that a run cannot be inserted meanwhile, which asks whether its job is there.
+        .with_for_update(of=JOBS, skip_locked=True, key_share=True)
     ).all()
 
 
-def _ticks(job: CronJob, now: datetime, zone: ZoneInfo) -> list[datetime]:
-    """The undecided ticks of a due job, oldest first: `next_run_at`, and what has come due since."""
-    schedule = _schedule(job)
-    if schedule is None or job.next_run_at is None:
-        return []
-    count = MISSED_TICKS_KEPT + 1
-    return [job.next_run_at, *schedule.due_between(job.next_run_at, now, zone, count)][-count:]
+@dataclass(slots=True)
+class _Decision:
+    """The row that a tick gets."""
+
+    job: JobRow
+    policy: Policy
+    tick: datetime
+    start_at: datetime
+    trigger: Trigger
+    reason: str = ""  # of a tick that is skipped
+    claimed: bool = False
+    contended: bool = False
+    kills: Sequence[int] = ()
+    supersedes: Sequence[int] = ()
+
+    def row(self, now: datetime, claim: Claim) -> dict[str, Any]:
+        """What is inserted."""
+        skipped = bool(self.reason)
+        return {
+            "job_id": self.job.job_id,
+            "scheduled_for": self.tick,
+            "start_at": self.start_at,
+            "trigger": self.trigger,
+            "status": SKIPPED if skipped else QUEUED,
+            "reason": self.reason,
+            "finished_at": now if skipped else None,
+            **(claim.columns if skipped or self.claimed else UNCLAIMED),
+        }
+
+    def run(self, run_id: int) -> PlannedRun:
+        """The run, once it has a row."""
+        return PlannedRun(run_id, job_of(self.job), self.tick, self.start_at, self.trigger, contended=self.contended)
 
 
-def _move_on(session: Session, job: CronJob, now: datetime, zone: ZoneInfo) -> None:
-    schedule = _schedule(job)
-    next_run_at = schedule.next_after(max(now, job.next_run_at or now), zone) if schedule else None
-    _update(session, CronJob.id == job.id, CronJob.revision == job.revision, next_run_at=next_run_at)
+@dataclass(slots=True)
+class _Desk:
+    """The decisions of one batch, made job by job and then written together."""
 
+    session: Session
+    now: datetime
+    until: datetime
+    timetable: Timetable
+    pauses: Pauses
+    claim: Claim
+    places: int
+    others: dict[int, list[OpenRun]] = field(default_factory=dict)
+    decisions: list[_Decision] = field(default_factory=list)
+    moves: list[dict[str, Any]] = field(default_factory=list)
 
-def _first_tick(session: Session, job: CronJob, now: datetime, zone: ZoneInfo) -> datetime | None:
-    schedule = _schedule(job)
-    if schedule is None:
-        return None
-    decided = session.scalar(select(func.max(JobRun.scheduled_for)).where(JobRun.job_id == job.id))
-    # A clock that was set back further has been corrected; until then its old ticks have had their turn.
-    if decided is not None and now < decided <= now + LONGEST_STEP_BACK:
-        now = decided
-    return schedule.next_after(now, zone)
+    def decide(self, job: JobRow) -> None:
+        """Decide all ticks of a job, and when it is due next."""
+        policy = Policy.of(job.policy)
+        try:
+            ticks, upcoming, unlisted = self._ticks(job)
+        except Unreadable as error:
+            # Its clock is unknown, but it was once, when this tick was found.
+            self._skip(job, policy, job.next_run_at, str(error)[:300])
+            self._move(job, job.next_run_at, None)
+            return
+        first, late = len(self.decisions), []
+        for tick in ticks:
+            if tick > self.now:
+                self._claim_ahead(job, policy, tick)
+            elif reason := self._barred(job, policy, tick):
+                self._skip(job, policy, tick, reason)
+            else:
+                late.append(tick)
+        self._decide_late(job, policy, late)
+        mine = sorted(self.decisions[first:], key=lambda decision: decision.tick)
+        if unlisted and mine[0].reason:
+            mine[0].reason += NOT_LISTED
+        self.decisions[first:] = mine
+        self._move(job, ticks[-1], upcoming)
 
+    def _ticks(self, job: JobRow) -> tuple[list[datetime], datetime | None, bool]:
+        """The undecided ticks, oldest first, the first one after them, and whether there are still older ones."""
+        upcoming = self.timetable.first_after(job, job.next_run_at)
+        if upcoming is None or upcoming > self.until:
+            return [job.next_run_at], upcoming, False
+        further = self.timetable.newest_between(job, job.next_run_at, self.until, MISSED_TICKS_KEPT + 1)
+        ticks = [job.next_run_at, *further]
+        kept = ticks[-MISSED_TICKS_KEPT - 1 :]
+        return kept, self.timetable.first_after(job, ticks[-1]), len(ticks) > len(kept)
 
-def _schedule(job: CronJob) -> Schedule | None:
-    try:
-        return parse(job.cron_expr)
-    except ExpressionError as error:
-        # The API lets none in. One that came in another way must not keep the other jobs from running.
-        logger.error("job %s is not scheduled: %s", job.id, error)
-        return None
+    def _start_of(self, job: JobRow, policy: Policy, tick: datetime) -> datetime:
+        if not policy.jitter_seconds:
+            return tick
+        return tick + timedelta(milliseconds=int(1000 * spread(job.job_id, tick, policy.jitter_seconds)))
 
+    def _barred(self, job: JobRow, policy: Policy, tick: datetime) -> str | None:
+        start_at = self._start_of(job, policy, tick)
+        at_its_time = self.pauses.reason_for(job.owner, job.tags, tick) if self.pauses else None
+        return at_its_time or bar(job, policy, self.pauses, SCHEDULE, start_at, self.now)
 
-def _update(session: Session, *where: ColumnElement[bool], **values: Any) -> bool:
-    # Plain SQL, not the ORM's unit of work: `updated_at` is the user's, and the condition has to decide.
-    statement = update(CronJob).where(*where).values(**values).returning(CronJob.id)
-    return session.scalar(statement, execution_options={"synchronize_session": False}) is not None
+    def _claim_ahead(self, job: JobRow, policy: Policy, tick: datetime) -> None:
+        """Have a tick that comes in a moment at hand. What else there is to decide is decided then."""
+        decision = _Decision(job, policy, tick, self._start_of(job, policy, tick), SCHEDULE)
+        if decision.start_at <= self.until and self._takes_place():
+            decision.claimed = True
+            own = self.claim.service_id
+            others_run = any(run.service_id != own for run in self.others.get(job.job_id, ()))
+            barred = bar(job, policy, self.pauses, SCHEDULE, decision.start_at, self.now) is not None
+            decision.contended = barred or (others_run and policy.overlap != "allow")
+        self.decisions.append(decision)
 
+    def _decide_late(self, job: JobRow, policy: Policy, ticks: list[datetime]) -> None:
+        """Decide, by the policies, the ticks whose time has come and that nothing stands in the way of."""
+        if not ticks:
+            return
+        newest = ticks[-1]
+        fresh = newest >= self.claim.running_since and (self.now - newest).total_seconds() <= MISSED_SECONDS
+        if policy.missed == "run_all":
+            chosen = ticks[-MISSED_TICKS_KEPT:]
+        elif fresh or policy.missed == "run_once":
+            chosen = [newest]
+        else:
+            chosen = []
+        for tick in ticks[: len(ticks) - len(chosen)]:
+            self._skip(job, policy, tick, NOT_RUNNING if tick < self.claim.running_since else TOO_LATE)
+        trigger: Trigger = SCHEDULE if fresh and len(chosen) == 1 else MISSED
+        for tick in chosen:
+            self._decide_overlap(_Decision(job, policy, tick, self._start_of(job, policy, tick), trigger))
 
-def _insert_skipped(
-    session: Session, job: CronJob, tick: datetime, now: datetime, claim: Claim, reason: str
-) -> int | None:
-    return _insert(session, job, tick, claim, status="skipped", reason=reason, finished_at=now)
+    def _decide_overlap(self, decision: _Decision) -> None:
+        others = self.others.setdefault(decision.job.job_id, [])
+        if decision.start_at > self.until:  # put off by jitter: to be decided then
+            self.decisions.append(decision)
+            return
+        verdict = judge(decision.policy, decision.trigger, others, self.now, self.claim.service_id) if others else GO
+        decision.reason, decision.kills, decision.supersedes = verdict.reason, verdict.kills, verdict.supersedes
+        decision.claimed = verdict.step == "go" and self._takes_place()
+        self.decisions.append(decision)
+        if verdict.step != "skip":
+            service_id = self.claim.service_id if decision.claimed else ""
+            others.append(OpenRun(0, QUEUED, min(decision.start_at, self.now), decision.trigger, service_id))
 
+    def _takes_place(self) -> bool:
+        self.places -= 1
+        return self.places >= 0
 
-def _insert(session: Session, job: CronJob, tick: datetime, claim: Claim, **values: Any) -> int | None:
-    """Claim a tick. Returns the id of its row, None when somebody has decided it before."""
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    statement: Insert = (
-        insert(JobRun)
-        .values(
-            job_id=job.id,
-            scheduled_for=tick,
-            trigger=TRIGGER,
-            service_id=claim.service_id,
-            node=claim.node,
-            boot_id=claim.boot_id,
-            **values,
-        )
-        .on_conflict_do_nothing(index_elements=[JobRun.job_id, JobRun.scheduled_for])
-        .returning(JobRun.id)
-    )
-    run_id: int | None = session.scalar(statement)
-    return run_id
+    def _skip(self, job: JobRow, policy: Policy, tick: datetime, reason: str) -> None:
+        self.decisions.append(_Decision(job, policy, tick, tick, SCHEDULE, reason))
+
+    def _move(self, job: JobRow, decided: datetime, upcoming: datetime | None) -> None:
+        self.moves.append({"id": job.job_id, "revision": job.revision, "next_run_at": upcoming, "due_from": decided})
+
+    def write(self) -> tuple[list[PlannedRun], list[End], bool]:
+        """Insert the rows and move the jobs on. Returns claimed runs, skipped ones, and whether to kill any."""
+        rows = [decision.row(self.now, self.claim) for decision in self.decisions]
+        ids = {(row.job_id, row.scheduled_for): row.id for row in insert_runs(self.session, rows)}
+        # The revision that was read decides: a change that came in between is for `arm`.
+        update_rows(self.session, JOBS, self.moves, by=["id", "revision"])
+        runs, ends = [], []
+        replacements = []
+        for decision in self.decisions:
+            run_id = ids.get((decision.job.job_id, decision.tick))
+            if run_id is None:
+                continue  # somebody has decided this tick before
+            if decision.reason:
+                ends.append(never_started(decision.run(run_id), self.now, decision.reason))
+            elif decision.claimed:
+                runs.append(decision.run(run_id))
+            if decision.kills or decision.supersedes:
+                replacements.append((run_id, decision.kills, decision.supersedes))
+        ends += apply_replacements(self.session, replacements, self.now)
+        return runs, ends, any(kills for _, kills, _ in replacements)

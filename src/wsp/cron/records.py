@@ -1,80 +1,219 @@
-"""What came of a run, written into its row and its job."""
+"""Starts and ends of runs, written into their rows and their jobs: many in one transaction.
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
+Writing the same twice does no harm: a commit whose confirmation got lost is repeated.
+"""
 
-from sqlalchemy import or_, select, update
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
-from wsp.cron.models import CronJob, JobRun
-from wsp.cron.processes import Process
-from wsp.cron.retention import prune
+from wsp.cron.models import FAILED, KILLED, OPEN, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT
+from wsp.cron.policy import Policy
+from wsp.cron.rows import JOBS, RUNS, JobRow
+from wsp.cron.runner.frames import STDERR, encode, needs_frames, readable
+from wsp.cron.runner.orders import Ended, Output, Started
+from wsp.cron.work import End, PlannedRun, Result
 
-Status = Literal["succeeded", "failed", "killed", "lost"]
+LONGEST_REASON = 300  # characters that the column holds
+
+NOT_WRITTEN = "What it wrote, and what it used, could not be recorded"
+
+_SET_START = (
+    update(RUNS)
+    .where(RUNS.c.id == bindparam("run"))
+    .values({name: bindparam(name) for name in ("status", "runner_id", "pid", "pid_started", "started_at")})
+)
+_END_COLUMNS = (
+    "status",
+    "reason",
+    "exit_code",
+    "started_at",
+    "finished_at",
+    "duration_ms",
+    "cpu_ms",
+    "memory_kb",
+    "output",
+    "output_truncated",
+    "output_bytes",
+    "output_frames",
+    "output_in_file",
+)
+_SET_END = update(RUNS).where(RUNS.c.id == bindparam("run")).values({name: bindparam(name) for name in _END_COLUMNS})
+_SET_JOB = (
+    update(JOBS)
+    .where(JOBS.c.id == bindparam("job"))
+    .values({name: bindparam(name) for name in ("last_run_at", "last_run_ok", "failures_in_row", "expect_by")})
+)
+_JOB_COLUMNS = tuple(
+    JOBS.c[name] for name in ("id", "enabled", "policy", "last_run_at", "last_run_ok", "failures_in_row", "expect_by")
+)
 
 
 @dataclass(frozen=True)
-class Result:
-    """The end of a run. `exit_code` is None for a command that never started, or whose end nobody saw."""
+class Start:
+    """A run whose command was started, and by which runner."""
 
-    status: Status
-    started_at: datetime | None
-    finished_at: datetime
-    reason: str = ""
-    exit_code: int | None = None
-    duration_ms: int | None = None
-    output: str = ""
-    output_truncated: bool = False
-
-    @property
-    def ok(self) -> bool:
-        """Did the command do what it was asked for?"""
-        return self.status == "succeeded"
+    run: PlannedRun
+    started: Started
+    runner_id: str
 
 
-def record_start(session: Session, run_id: int, process: Process, started_at: datetime) -> None:
-    """Write down which process a run is, so that it can be found again should this scheduler die."""
-    session.execute(
-        update(JobRun)
-        .where(JobRun.id == run_id, JobRun.status == "running")
-        .values(pid=process.pid, pid_started=process.started, started_at=started_at)
+@dataclass(frozen=True)
+class Closing:
+    """The end of a run that is to be written, as long as the row is claimed by the scheduler `claimed_by`."""
+
+    end: End
+    claimed_by: str
+
+    def barely(self) -> "Closing":
+        """The same without the output and the numbers."""
+        result = self.end.result
+        bare = Result(result.status, result.started_at, result.finished_at, NOT_WRITTEN, result.exit_code)
+        return replace(self, end=replace(self.end, result=bare))
+
+
+def result_of(run: PlannedRun, ended: Ended) -> Result:
+    """What the runner says of a command's end, as it is recorded."""
+    started_at = _instant(ended.started_at)
+    finished_at = _instant(ended.ended_at) or datetime.now(UTC)
+    output, reason = ended.output, ended.reason or ended.trouble
+    if ended.trouble:
+        status = FAILED
+        output = output if output.frames else Output(frames=encode([(STDERR, ended.trouble.encode())]))
+    elif ended.cause == "timeout":
+        status = TIMED_OUT
+        reason = reason or f"It took longer than {run.job.policy.timeout_seconds} seconds"
+    elif ended.cause == "kill":
+        status = KILLED
+    else:
+        status = SUCCEEDED if ended.exit_code == 0 else FAILED
+    return Result(
+        status=status,  # type: ignore[arg-type]
+        started_at=started_at,
+        finished_at=max(finished_at, started_at) if started_at else finished_at,  # the clock may have been set back
+        reason=(reason or output.trouble)[:LONGEST_REASON],
+        exit_code=ended.exit_code,
+        duration_ms=ended.duration_ms,
+        cpu_ms=ended.cpu_ms,
+        memory_kb=ended.memory_kb,
+        output=output,
     )
 
 
-def record_end(session: Session, run_id: int, job_id: int, result: Result, *, keep_runs: int) -> bool:
-    """Write the end of a run, and what its job says of its last run, together.
+def record_starts(session: Session, starts: Sequence[Start]) -> list[PlannedRun]:
+    """Write down which process each run is. Returns the runs that did not have this written before."""
+    rows = _rows(session, (start.run.run_id for start in starts))
+    fresh = [start for start in starts if (row := rows.get(start.run.run_id)) is not None and row.status == QUEUED]
+    if fresh:
+        session.connection().execute(
+            _SET_START,
+            [
+                {
+                    "run": start.run.run_id,
+                    "status": RUNNING,
+                    "runner_id": start.runner_id,
+                    "pid": start.started.pid,
+                    "pid_started": start.started.pid_started,
+                    "started_at": _instant(start.started.at),
+                }
+                for start in fresh
+            ],
+        )
+    return [start.run for start in fresh]
 
-    Returns False when there is nothing to write to: the job was deleted, or the run was ended by somebody else.
-    Writing it twice does no harm: a commit whose confirmation got lost is repeated.
+
+def record_ends(
+    session: Session,
+    closings: Sequence[Closing],
+    will_retry: Callable[[PlannedRun, Result], bool],
+) -> list[End]:
+    """Write ends of runs, and what their jobs say of their last runs. Returns those that were not written before.
+
+    What is not among them has nothing to be written to: its job was deleted, or somebody else has ended it, or has
+    claimed it since. `will_retry` says whether an end is not the last word about its tick.
     """
-    ended = session.scalar(
-        update(JobRun)
-        .where(JobRun.id == run_id, JobRun.status == "running")
-        .values(
-            status=result.status,
-            reason=result.reason,
-            exit_code=result.exit_code,
-            started_at=result.started_at,
-            finished_at=result.finished_at,
-            duration_ms=result.duration_ms,
-            output=result.output,
-            output_truncated=result.output_truncated,
-        )
-        .returning(JobRun.id),
-        execution_options={"synchronize_session": False},
-    )
-    if ended is None:
-        query = select(JobRun.id).where(
-            JobRun.id == run_id, JobRun.status == result.status, JobRun.finished_at == result.finished_at
-        )
-        return session.scalar(query) is not None
-    started_at = result.started_at or result.finished_at
-    session.execute(
-        update(CronJob)
-        .where(CronJob.id == job_id, or_(CronJob.last_run_at.is_(None), CronJob.last_run_at <= started_at))
-        .values(last_run_at=started_at, last_run_ok=result.ok),
-        execution_options={"synchronize_session": False},
-    )
-    prune(session, job_id, keep_runs)
-    return True
+    jobs = _jobs(session, (closing.end.run.job.id for closing in closings))
+    rows = _rows(session, (closing.end.run.run_id for closing in closings))
+    fresh = []
+    for closing in closings:
+        row = rows.get(closing.end.run.run_id)
+        if row is not None and row.status in OPEN and row.service_id == closing.claimed_by:
+            fresh.append(replace(closing.end, will_retry=will_retry(closing.end.run, closing.end.result)))
+    if fresh:
+        session.connection().execute(_SET_END, [_end_values(end) for end in fresh])
+        by_job: dict[int, list[End]] = {}
+        for end in fresh:
+            by_job.setdefault(end.run.job.id, []).append(end)
+        session.connection().execute(_SET_JOB, [_job_values(jobs[job_id], ends) for job_id, ends in by_job.items()])
+    return fresh
+
+
+def _jobs(session: Session, job_ids: Iterable[int]) -> Mapping[int, JobRow]:
+    """What the jobs say now. Taken before their runs, in the order in which everybody takes locks."""
+    query = select(*_JOB_COLUMNS).where(JOBS.c.id.in_(sorted(set(job_ids)))).order_by(JOBS.c.id)
+    # No lock that a new run's reference to its job would wait for.
+    return {row.id: row for row in session.connection().execute(query.with_for_update(key_share=True))}
+
+
+def _rows(session: Session, run_ids: Iterable[int]) -> Mapping[int, JobRow]:
+    """What the rows say now. They stay so until the end of the transaction."""
+    wanted = sorted(set(run_ids))
+    query = select(RUNS.c.id, RUNS.c.status, RUNS.c.service_id).where(RUNS.c.id.in_(wanted)).order_by(RUNS.c.id)
+    return {row.id: row for row in session.connection().execute(query.with_for_update())}
+
+
+def _end_values(end: End) -> dict[str, Any]:
+    result, output = end.result, end.result.output
+    text, truncated = readable(output.frames) if output.frames else ("", False)
+    return {
+        "run": end.run.run_id,
+        "status": result.status,
+        "reason": result.reason,
+        "exit_code": result.exit_code,
+        "started_at": result.started_at,
+        "finished_at": result.finished_at,
+        "duration_ms": result.duration_ms,
+        "cpu_ms": result.cpu_ms,
+        "memory_kb": result.memory_kb,
+        "output": text,
+        "output_truncated": truncated or output.in_file,
+        "output_bytes": output.total_bytes,
+        "output_frames": output.frames if output.frames and needs_frames(output.frames) else None,
+        "output_in_file": output.in_file,
+    }
+
+
+def _job_values(job: JobRow, ends: Sequence[End]) -> dict[str, Any]:
+    last_run_at, last_run_ok = job.last_run_at, job.last_run_ok
+    failures, expect_by = job.failures_in_row, job.expect_by
+    policy = Policy.of(job.policy)  # of now: what is expected of a job may have changed since the run began
+    for end in ends:
+        result = end.result
+        if last_run_at is None or last_run_at <= _began(end):
+            last_run_at, last_run_ok = _began(end), result.ok
+        if result.ok:
+            failures = 0
+            if policy.expect_every and job.enabled:
+                by = result.finished_at + timedelta(seconds=policy.expect_every + policy.grace_seconds)
+                expect_by = max(expect_by or by, by)
+        elif not end.will_retry:
+            failures += 1
+    return {
+        "job": job.id,
+        "last_run_at": last_run_at,
+        "last_run_ok": last_run_ok,
+        "failures_in_row": failures,
+        "expect_by": expect_by,
+    }
+
+
+def _began(end: End) -> datetime:
+    return end.result.started_at or end.result.finished_at
+
+
+def _instant(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

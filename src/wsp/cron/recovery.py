@@ -1,17 +1,23 @@
-"""Runs whose scheduler died: nothing stays `running` for ever, and nothing of a lost command goes on unseen."""
+"""Runs whose scheduler died: nothing stays open for ever, nothing is started twice, and nothing of a lost command goes
+on unseen.
+
+A scheduler writes down each runner that it has, before it gives it the first order. So whoever finds a claimed run
+of a dead scheduler knows which runners may have its command.
+"""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
-from wsp.cron.models import CronJob, JobRun
-from wsp.cron.planner import PlannedRun
+from wsp.cron.models import OPEN, QUEUED, CronState, JobRun
 from wsp.cron.processes import Process, boot_id, end_tree, start_time
-from wsp.cron.records import Result
+from wsp.cron.rows import JOB_COLUMNS, RUN_COLUMNS, RUNS, RUNS_WITH_JOBS, UNCLAIMED, Claim, JobRow, is_open, run_of
+from wsp.cron.work import PlannedRun, Result
 from wsp.heartbeat import STALE_SECONDS, ServiceRow, node_name
 
 # A machine that cannot reach the database looks dead from here while its commands go on: it gets more time.
@@ -26,53 +32,181 @@ GRACE_SECONDS = 1.5
 
 GONE = "The scheduler that ran it was gone before it ended"
 LOST_TRACK = "The scheduler could not write down that it was to start, or what came of it"
+RUNNER_GONE = "The process that ran it was gone before it ended"
+
+_RUNNERS = "runners:"  # and a scheduler's id: the name under which its runners are written down
+
+_RUNS = (
+    select(
+        *JOB_COLUMNS,
+        *RUN_COLUMNS,
+        *(RUNS.c[name] for name in ("service_id", "runner_id", "node", "boot_id", "pid", "pid_started", "started_at")),
+    )
+    .select_from(RUNS_WITH_JOBS)
+    .order_by(RUNS.c.id)
+)
+
+_SILENTLY = {"synchronize_session": False}
+
+
+def run_mark(runner_id: str, run_id: int) -> str:
+    """What the processes of a run carry in their environment."""
+    return f"{runner_id}-{run_id}"
+
+
+# --- What a scheduler writes down for those who come after it ---------------------------------------------------
+
+
+def remember_runner(session: Session, service_id: str, runner_id: str) -> None:
+    """Write down that this scheduler has this runner. Commit it before the runner gets its first order."""
+    state = session.get(CronState, _RUNNERS + service_id)
+    if state is None:
+        session.add(CronState(name=_RUNNERS + service_id, value=runner_id))
+    elif runner_id not in state.value.split():
+        state.value = f"{state.value} {runner_id}"
+
+
+def forget_runners(session: Session) -> None:
+    """Forget the runners of schedulers that have neither a report nor a run."""
+    service = func.substr(CronState.name, len(_RUNNERS) + 1)
+    session.execute(
+        delete(CronState).where(
+            CronState.name.startswith(_RUNNERS),
+            ~exists().where(ServiceRow.id == service),
+            ~exists().where(JobRun.service_id == service, JobRun.status.in_(OPEN)),
+        ),
+        execution_options=_SILENTLY,
+    )
+
+
+def _runners_of(session: Session, service_ids: Collection[str]) -> dict[str, frozenset[str]]:
+    names = [_RUNNERS + service_id for service_id in service_ids]
+    states = session.scalars(select(CronState).where(CronState.name.in_(names)))
+    return {state.name.removeprefix(_RUNNERS): frozenset(state.value.split()) for state in states}
+
+
+# --- Claims ------------------------------------------------------------------------------------------------------
+
+
+def still_claimed(session: Session, run_ids: Iterable[int], service_id: str) -> set[int]:
+    """Those of these runs that this scheduler may still start."""
+    mine = JobRun.id.in_(run_ids), JobRun.service_id == service_id, JobRun.status == QUEUED
+    return set(session.scalars(select(JobRun.id).where(*mine)))
+
+
+def give_back(session: Session, run_ids: Iterable[int], service_id: str) -> None:
+    """Let go of runs that no runner was told of: any scheduler may claim them."""
+    session.execute(
+        update(JobRun)
+        .where(JobRun.id.in_(run_ids), JobRun.service_id == service_id, JobRun.status == QUEUED)
+        .values(**UNCLAIMED),
+        execution_options=_SILENTLY,
+    )
+
+
+class Going(NamedTuple):
+    """A run whose command another scheduler had started, or was about to."""
+
+    run: PlannedRun
+    process: Process | None
+    started_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What the rows say of the runs that an adopted runner has."""
+
+    open: Mapping[int, Going]  # ours from now on
+    over: frozenset[int]  # somebody has written down an end already
+
+
+def inherit(session: Session, run_ids: Collection[int], runner_id: str, claim: Claim) -> Inherited:
+    """Make the open ones of these runs, which runner `runner_id` has, runs of this scheduler."""
+    rows = session.execute(_RUNS.where(RUNS.c.id.in_(run_ids)).with_for_update(of=RUNS)).all()
+    ours = {row.run_id: Going(run_of(row), _process(row), row.started_at) for row in rows if row.status in OPEN}
+    session.execute(
+        update(JobRun)
+        .where(JobRun.id.in_(ours))
+        .values(service_id=claim.service_id, node=claim.node, boot_id=claim.boot_id, runner_id=runner_id),
+        execution_options=_SILENTLY,
+    )
+    return Inherited(ours, frozenset(row.run_id for row in rows if row.status not in OPEN))
+
+
+# --- Orphans -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Orphan:
-    """A row that says `running`, of which nobody alive takes care."""
+    """A claimed run that is not over, of which nobody alive takes care."""
 
     run: PlannedRun
+    status: str
     started_at: datetime | None
     service_id: str
     node: str
     boot_id: str
     process: Process | None
+    runners: frozenset[str]  # those that may have its command
+    is_certain: bool = False  # nobody has to look twice
 
     @property
-    def mark(self) -> str:
-        """The mark that its command was started with."""
-        return run_mark(self.service_id, self.run.run_id)
+    def marks(self) -> set[str]:
+        """The marks that its command may have been started with."""
+        return {run_mark(runner, self.run.run_id) for runner in self.runners}
+
+    def was_never_started(self, now: datetime, met: Collection[str]) -> bool:
+        """Can it be told that no command was started? `met` are runners that were asked, and do not know the run."""
+        if self.status != QUEUED:
+            return False
+        return self.run.start_at > now or (self.node == node_name() and self.runners <= set(met))
 
 
-def run_mark(service_id: str, run_id: int) -> str:
-    """What the processes of a run carry in their environment."""
-    return f"{service_id}-{run_id}"
+def find_orphans(
+    session: Session, now: datetime, *, service_id: str, active: Collection[int], met: Collection[str] = ()
+) -> list[Orphan]:
+    """Claimed runs of schedulers without a heartbeat, and runs of this one (`service_id`) that are not `active`.
 
-
-def find_orphans(session: Session, now: datetime, *, service_id: str, active: Collection[int]) -> list[Orphan]:
-    """Runs of schedulers without a heartbeat, and runs of this one (`service_id`) that are not among its `active`."""
-    rows = session.execute(
-        select(JobRun, CronJob).join(CronJob).where(JobRun.status == "running").order_by(JobRun.id)
-    ).all()
-    if all(run.service_id == service_id and run.id in active for run, _ in rows):
+    `met` are the runners that this scheduler has, or had: a scheduler of this machine whose process is gone, and whose
+    runners we have, is certainly dead.
+    """
+    claims = select(RUNS.c.id, RUNS.c.service_id).where(is_open(), RUNS.c.service_id != "")
+    suspects = [row.id for row in session.execute(claims) if row.service_id != service_id or row.id not in active]
+    if not suspects:
         return []
+    rows = session.execute(_RUNS.where(RUNS.c.id.in_(suspects))).all()
     services = {service.id: service for service in session.scalars(select(ServiceRow).where(ServiceRow.kind == "cron"))}
-
-    def is_orphan(row: JobRun) -> bool:
-        if row.service_id == service_id:
-            return row.id not in active
+    runners = _runners_of(session, {row.service_id for row in rows})
+    orphans = []
+    for row in rows:
+        if row.status not in OPEN or not row.service_id:  # since the first question
+            continue
+        its_runners = runners.get(row.service_id, frozenset())
+        known = frozenset((row.runner_id,)) if row.runner_id else its_runners
         service = services.get(row.service_id)
-        if service is None and row.node == node_name():
-            return True
-        # A report that was forgotten, or signed off, on another machine: be patient all the same.
-        heard = service.heartbeat_at if service else row.started_at
-        return heard is None or now - heard > timedelta(seconds=_patience(row, service))
-
-    return [_orphan(run, job) for run, job in rows if is_orphan(run)]
+        if _is_buried(row, service, its_runners, met) and row.service_id != service_id:
+            orphans.append(_orphan(row, known, is_certain=True))
+        elif row.service_id == service_id or _is_unheard(row, service, now):
+            orphans.append(_orphan(row, known))
+    return orphans
 
 
-def _patience(row: JobRun, service: ServiceRow | None) -> float:
+def _is_buried(row: JobRow, service: ServiceRow | None, runners: frozenset[str], met: Collection[str]) -> bool:
+    """Is its scheduler dead for sure? Then its process is gone, and its runners speak to us."""
+    if row.node != node_name() or not runners or not runners <= set(met):
+        return False
+    return service is None or service.pid == os.getpid() or start_time(service.pid) is None
+
+
+def _is_unheard(row: JobRow, service: ServiceRow | None, now: datetime) -> bool:
+    if service is None and row.node == node_name():
+        return True
+    # A report that was forgotten, or signed off, on another machine: be patient all the same.
+    heard = service.heartbeat_at if service else row.started_at or row.start_at
+    return heard is None or now - heard > timedelta(seconds=_patience(row, service))
+
+
+def _patience(row: JobRow, service: ServiceRow | None) -> float:
     if row.node != node_name():
         return OTHER_NODE_STALE_SECONDS
     # In a container that was started again, the pid of the dead may well be the own one.
@@ -80,16 +214,22 @@ def _patience(row: JobRun, service: ServiceRow | None) -> float:
     return LIVING_PROCESS_STALE_SECONDS if lives else STALE_SECONDS
 
 
-def _orphan(row: JobRun, job: CronJob) -> Orphan:
-    known = row.pid is not None and row.pid_started is not None
+def _orphan(row: JobRow, runners: frozenset[str], *, is_certain: bool = False) -> Orphan:
     return Orphan(
-        run=PlannedRun.of(job, row.id, row.scheduled_for),
+        run=run_of(row),
+        status=row.status,
         started_at=row.started_at,
         service_id=row.service_id,
         node=row.node,
         boot_id=row.boot_id,
-        process=Process(row.pid or 0, row.pid_started or 0) if known else None,
+        process=_process(row),
+        runners=runners,
+        is_certain=is_certain,
     )
+
+
+def _process(row: JobRow) -> Process | None:
+    return None if row.pid is None or row.pid_started is None else Process(row.pid, row.pid_started)
 
 
 @dataclass
@@ -100,9 +240,13 @@ class Suspicion:
     since: dict[int, float] = field(default_factory=dict)
 
     def confirmed(self, orphans: Sequence[Orphan], clock: float) -> list[Orphan]:
-        """Those that have looked so for SUSPECT_SECONDS of `clock` (monotonic seconds), without a break."""
+        """Those that are certain, or have looked so for SUSPECT_SECONDS of `clock` (monotonic seconds) on end."""
         self.since = {orphan.run.run_id: self.since.get(orphan.run.run_id, clock) for orphan in orphans}
-        return [orphan for orphan in orphans if clock - self.since[orphan.run.run_id] >= SUSPECT_SECONDS]
+        return [
+            orphan
+            for orphan in orphans
+            if orphan.is_certain or clock - self.since[orphan.run.run_id] >= SUSPECT_SECONDS
+        ]
 
 
 def end_commands(orphans: Sequence[Orphan]) -> int:
@@ -111,7 +255,7 @@ def end_commands(orphans: Sequence[Orphan]) -> int:
     if not here:
         return 0
     leaders = [orphan.process for orphan in here if orphan.process is not None]
-    return end_tree({orphan.mark for orphan in here}, leaders, grace=GRACE_SECONDS)
+    return end_tree(set().union(*(orphan.marks for orphan in here)), leaders, grace=GRACE_SECONDS)
 
 
 def lost(orphan: Orphan, now: datetime, service_id: str) -> Result:

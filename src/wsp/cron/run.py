@@ -4,12 +4,14 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 from uuid import uuid4
 
 from sqlalchemy.exc import DBAPIError
 
 from wsp.changes import ChangeFeed, open_feed
+from wsp.cron.notifier import Notifier
 from wsp.cron.scheduler import Scheduler
 from wsp.database import Database
 from wsp.errors import StartupError
@@ -18,6 +20,7 @@ from wsp.settings import Settings
 
 FEED_SECONDS = 0.5  # how long the feed's thread waits at a time, and so how long stopping waits for it
 FEED_RETRY_SECONDS = 1.0
+SWITCH_SECONDS = 0.001
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,9 @@ def run(settings: Settings, *, supervised: bool = False) -> None:
     Raises StartupError when it cannot start.
     """
     _require_pidfd()
+    _check_account(settings)
+    # Between the loop, which has commands to start, and threads that compute: Python's own 5 ms are late already.
+    sys.setswitchinterval(SWITCH_SECONDS)
     # Inherited as "ignored", it would have the kernel throw away exit codes: sigaction(2).
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     database = Database(settings.database)
@@ -41,11 +47,19 @@ async def _serve(settings: Settings, database: Database, *, supervised: bool) ->
     loop = asyncio.get_running_loop()
     service_id = uuid4().hex
     scheduler = Scheduler(settings, database, service_id)
+    notifier = Notifier(settings, database)
+    closing: list[asyncio.Task[None]] = []
+
+    def stop() -> None:
+        scheduler.stop()
+        if not closing:  # beside the stopping of commands: what is still to be mailed is sent by another process
+            closing.append(loop.create_task(asyncio.to_thread(notifier.close)))
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, scheduler.stop)
+        loop.add_signal_handler(number, stop)
 
     def stop_from_thread() -> None:
-        loop.call_soon_threadsafe(scheduler.stop)
+        loop.call_soon_threadsafe(stop)
 
     heartbeat = Heartbeat(
         database,
@@ -62,12 +76,15 @@ async def _serve(settings: Settings, database: Database, *, supervised: bool) ->
         raise StartupError(f"cron: the database cannot be used: {_first_line(error)}") from error
     follower = _Follower(feed, loop, scheduler)
     follower.start()
+    notifier.start()
     logger.info("cron is running, in time zone %s", settings.timezone)
     try:
         await scheduler.run()
     finally:
+        stop()
         await asyncio.to_thread(heartbeat.stop)
         await asyncio.to_thread(follower.stop)
+        await asyncio.gather(*closing)
         logger.info("cron has stopped")
 
 
@@ -105,6 +122,19 @@ def _require_pidfd() -> None:
         os.close(os.pidfd_open(os.getpid()))
     except (AttributeError, OSError) as error:
         raise StartupError("cron: Linux 5.3 or newer is needed (pidfd_open)") from error
+
+
+def _check_account(settings: Settings) -> None:
+    """Raise StartupError when commands cannot run as the account that they are to run as."""
+    is_root = os.geteuid() == 0
+    if settings.cron_run_as == "owner" and not is_root:
+        raise StartupError(
+            "WSP_CRON_RUN_AS: owner needs root, to become the system account of each job's owner; service is allowed"
+        )
+    if settings.cron_run_as == "service" and is_root:
+        logger.warning(
+            "the commands of all jobs run as root; WSP_CRON_RUN_AS=owner runs each as the system account of its owner"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -27,7 +27,6 @@ ELSEWHERE = "The whole output lies on another machine"
 GONE = "The whole output is not there any more"
 NOT_YET = "The run goes on at another machine, and its output is shown when it has ended"
 
-OUTPUTS = Path("cron", "output")  # below the data folder
 READ_BYTES = 64 * 1024
 
 _PENDING = r"((?:[0-9a-f]{2}){1,3})"

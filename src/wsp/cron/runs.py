@@ -10,11 +10,14 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Select, and_, func, not_, or_, select
 from sqlalchemy.orm import Session, defer
 
-from wsp.cron.models import ENDED, KILLED, QUEUED, JobRun
+from wsp.cron import alerts, queue
+from wsp.cron.followups import follow_ups
+from wsp.cron.models import ENDED, QUEUED, JobRun
 from wsp.cron.service import MAX_JOB_ID, get_job
 from wsp.errors import Conflict, Invalid, NotFound, Unavailable
 from wsp.heartbeat import alive
 from wsp.paging import Page, matching
+from wsp.settings import Settings
 
 S = TypeVar("S", bound=Select[*tuple[Any, ...]])
 
@@ -157,6 +160,7 @@ def get_run(
 
 def kill_run(
     session: Session,
+    settings: Settings,
     visible_to: str | None,
     job_id: int,
     run_id: int,
@@ -178,11 +182,13 @@ def kill_run(
         return run
     run.kill_requested_at = now
     run.kill_reason = f"Killed by {by}: {reason}" if reason else f"Killed by {by}"
-    if run.status == QUEUED and not run.service_id:
-        run.status, run.reason, run.finished_at = KILLED, run.kill_reason, now
-    elif alive(session, "cron", now=now):
-        run.kill_grace_seconds = grace_seconds
-    else:
-        raise Unavailable("No scheduler is running that could end it: try again when one is")
+    run.kill_grace_seconds = grace_seconds
     session.flush()
+    if run.status == QUEUED and not run.service_id:
+        ends = queue.cancel_killed(session, now)
+        follow_ups(session, ends, now)
+        alerts.on_ends(session, settings, ends, now)
+        session.refresh(run)
+    elif not alive(session, "cron", now=now):
+        raise Unavailable("No scheduler is running that could end it: try again when one is")
     return run

@@ -260,9 +260,10 @@ def _shown_policy(job: CronJob) -> dict[str, Any]:
     """What differs from the defaults, as answers show it."""
     if not job.policy:
         return {}
-    policy = Policy.of(job.policy)
     shown: dict[str, Any] = {name: value for name, value in job.policy.items() if name in _SHOWN_POLICIES}
-    return shown | ({"env": shown_variables(policy)} if policy.env else {})
+    if "env" in job.policy:
+        shown["env"] = shown_variables(Policy.of(job.policy))
+    return shown
 
 
 _SHOWN_POLICIES = JobOut.model_fields.keys() & PolicyFields.model_fields.keys() - {"env"}

@@ -1,13 +1,15 @@
 """What an answer says of jobs beyond their own rows: asked for once for all of them, not once for each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from wsp.cron.models import QUEUED, CronJob, Follows, JobRun, Pause
+from wsp.cron.pauses import Pauses
 from wsp.database import utc_now
 from wsp.heartbeat import alive
 
@@ -18,11 +20,11 @@ ASKED_AT_ONCE = 5000  # ids in one question
 class Surroundings:
     """What surrounds some jobs at a moment."""
 
-    now: datetime
     scheduler_alive: bool
     links: Mapping[int, Sequence[tuple[int, str]]]
     claimed: Mapping[int, datetime]  # ticks ahead that a scheduler holds already
-    pauses: Mapping[str, Pause]
+    paused_owners: Collection[str]
+    pauses: Pauses
 
     def parents(self, job: CronJob) -> Sequence[tuple[int, str]]:
         """The jobs that it runs after, by id, each with its condition."""
@@ -30,29 +32,31 @@ class Surroundings:
 
     def paused(self, job: CronJob) -> bool:
         """Do all jobs of its owner stand still now?"""
-        return self._paused_at(job, self.now)
+        return job.owner in self.paused_owners
 
     def next_run_at(self, job: CronJob) -> datetime | None:
-        """The next tick that would start the command; None when that is not known, or there is none."""
-        armed = self.scheduler_alive and job.enabled and job.armed_revision == job.revision
+        """The next tick, when it will start the command as far as is known now; else None."""
+        if not self.scheduler_alive or not job.enabled or job.armed_revision != job.revision:
+            return None
         tick = self.claimed.get(job.id, job.next_run_at)
-        return tick if armed and tick is not None and not self._paused_at(job, tick) else None
-
-    def _paused_at(self, job: CronJob, instant: datetime) -> bool:
-        pause = self.pauses.get(job.owner)
-        return pause is not None and (pause.until is None or instant < pause.until)
+        if tick is not None and self.pauses and self.pauses.reason_for(job.owner, job.tags, tick):
+            return None
+        return tick
 
 
-def look_around(session: Session, jobs: Sequence[CronJob]) -> Surroundings:
-    """What surrounds these jobs now. Call it once they are read: a tick that was next then is found here."""
+def look_around(session: Session, jobs: Sequence[CronJob], zone: ZoneInfo) -> Surroundings:
+    """What surrounds these jobs now; `zone` is the server's.
+
+    Call it once they are read: a tick that was the next one then, and is taken meanwhile, is found here.
+    """
     now = utc_now()
-    scheduler_alive = alive(session, "cron")
+    scheduler_alive = alive(session, "cron", now=now)
     return Surroundings(
-        now=now,
         scheduler_alive=scheduler_alive,
         links=_links(session, [job.id for job in jobs]),
         claimed=_claimed(session, now) if scheduler_alive else {},
-        pauses={pause.owner: pause for pause in session.scalars(select(Pause))},
+        paused_owners=set(session.scalars(select(Pause.owner).where(or_(Pause.until.is_(None), Pause.until > now)))),
+        pauses=Pauses.load(session, zone),
     )
 
 

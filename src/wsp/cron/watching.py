@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
 
 from wsp.cron.models import RUNNING, JobRun
 from wsp.cron.runner.spool import run_folder
@@ -21,6 +20,7 @@ from wsp.database import Database
 from wsp.version import StoreVersion
 
 LOOK_SECONDS = 0.2
+PAUSE_SECONDS = 2.0  # after a look that failed, as when the database is away
 THREADS = 2  # of their own: those of the API's requests are not for waiting
 GONE = ""
 """The status of a run that has no row any more."""
@@ -100,9 +100,14 @@ class Watching:
     async def _follow(self) -> None:
         try:
             while self._runs and not self.ending.is_set():
-                await self._look()
+                pause = LOOK_SECONDS
+                try:
+                    await self._look()
+                except Exception:
+                    logger.exception("could not look at the runs that are watched")
+                    pause = PAUSE_SECONDS
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_SECONDS):
+                    async with asyncio.timeout(pause):
                         await self.ending.wait()
         finally:
             self._task = None
@@ -114,16 +119,12 @@ class Watching:
         runs = dict(self._runs)
         version = self._version.current()  # before the look: what is seen then is at least as new
         if version != self._as_of or any(run.status is None for run in runs.values()):
-            try:
-                statuses = await self.on_thread(lambda: self._statuses(list(runs)))
-            except SQLAlchemyError as error:
-                logger.warning("could not look at the runs that are watched: %s", error)
-            else:
-                self._as_of = version
-                for run_id, run in runs.items():
-                    if run.status != (status := statuses.get(run_id, GONE)):
-                        run.status = status
-                        run.tell()
+            statuses = await self.on_thread(lambda: self._statuses(list(runs)))
+            self._as_of = version
+            for run_id, run in runs.items():
+                if run.status != (status := statuses.get(run_id, GONE)):
+                    run.status = status
+                    run.tell()
         going_on = [run_id for run_id, run in runs.items() if run.status == RUNNING]
         written = await self.on_thread(lambda: {run_id: _newest_file(self.folder, run_id) for run_id in going_on})
         for run_id, newest in written.items():
@@ -133,8 +134,7 @@ class Watching:
 
     def _statuses(self, run_ids: list[int]) -> Mapping[int, str]:
         with self._database.reading() as session:
-            rows = session.execute(select(JobRun.id, JobRun.status).where(JobRun.id.in_(run_ids)))
-            return dict(rows.tuples())
+            return dict(session.execute(select(JobRun.id, JobRun.status).where(JobRun.id.in_(run_ids))).all())
 
 
 def _newest_file(folder: Path, run_id: int) -> tuple[str, int] | None:

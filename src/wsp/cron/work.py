@@ -22,6 +22,7 @@ class Job:
     email_on_complete: str
     email_on_error: bool
     policy: Policy
+    updated_at: datetime | None = None  # when its owner changed it last: tells that a claimed run is to be read again
 
 
 @dataclass(frozen=True)

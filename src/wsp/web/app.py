@@ -1,5 +1,6 @@
 """The application: the only place where the API is wired."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,7 +11,8 @@ from wsp.auth.dependencies import authenticate
 from wsp.auth.endpoints import auth_router, keys_router
 from wsp.auth.keyring import Keyring
 from wsp.cron.endpoints import ROUTERS as CRON_ROUTERS
-from wsp.cron.run_output import OUTPUTS
+from wsp.cron.notifier import Notifier
+from wsp.cron.retention import OUTPUTS
 from wsp.cron.watching import Watching
 from wsp.database import Database
 from wsp.ftp.endpoints import ROUTERS as FTP_ROUTERS
@@ -30,6 +32,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     version = store_version(database)
     keyring = Keyring(database, version)
     sender = Sender(settings, database, version)
+    notifier = Notifier(settings, database)
     state = State(settings, database, version, authenticate)
     watching = Watching(database, version, settings.data_dir / OUTPUTS, state.ending)
 
@@ -37,9 +40,9 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         version.start()
         sender.start()
+        notifier.start()
         yield
-        await watching.close()
-        await sender.close()
+        await asyncio.gather(watching.close(), sender.close(), asyncio.to_thread(notifier.close))
         keyring.close()
         version.close()
 

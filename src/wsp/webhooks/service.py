@@ -2,10 +2,11 @@
 
 import json
 import secrets
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, select
+from sqlalchemy import Select, bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
 from wsp.database import utc_now
@@ -21,10 +22,10 @@ MAX_WEBHOOKS = 100  # of one owner: each has its share of the sender
 
 
 # Built once: it runs with every event. Locked against removal until the commit: the deliveries refer to them.
-_OF_OWNER = (
-    select(Webhook.id, Webhook.events)
+_OF_OWNERS = (
+    select(Webhook.owner, Webhook.id, Webhook.events)
     .join(OWNERS, OWNERS.c.username == Webhook.owner)
-    .where(Webhook.owner == bindparam("owner"), Webhook.enabled, OWNERS.c.status == ACTIVE)
+    .where(Webhook.owner.in_(bindparam("owners", expanding=True)), Webhook.enabled, OWNERS.c.status == ACTIVE)
     .with_for_update(read=True, key_share=True, of=Webhook)
 )
 
@@ -39,17 +40,50 @@ def emit(session: Session, owner: str, event: str, data: dict[str, Any]) -> int:
     seconds. Costs one look at an index when nobody wants to know. Raises
     ValueError for an event that is not in `wsp.webhooks.events.EVENTS`.
     """
-    if event not in EVENTS:
-        raise ValueError(f"there is no event {event!r}")
-    wanted = session.execute(_OF_OWNER, {"owner": owner})
-    webhooks = [row.id for row in wanted if any(matches(pattern, event) for pattern in row.events)]
-    if webhooks:
+    listeners = Listeners(session, (owner,))
+    listeners.tell(owner, event, lambda: data)
+    return listeners.write()
+
+
+class Listeners:
+    """The webhooks of some owners, looked up once for any number of their events.
+
+    As with `emit`, the caller's transaction decides whether they are told.
+    """
+
+    def __init__(self, session: Session, owners: Collection[str]) -> None:
+        self._session = session
+        self._webhooks: dict[str, list[tuple[str, list[str]]]] = {}
+        if owners:
+            for owner, webhook_id, patterns in session.execute(_OF_OWNERS, {"owners": list(owners)}):
+                self._webhooks.setdefault(owner, []).append((webhook_id, patterns))
+        self._deliveries: list[dict[str, Any]] = []
+
+    def tell(self, owner: str, event: str, data: Callable[[], dict[str, Any]]) -> None:
+        """Have an owner's webhooks told of an event, once `write` was called. `data` is asked if anybody wants it.
+
+        Raises ValueError for an event that there is not.
+        """
+        if event not in EVENTS:
+            raise ValueError(f"there is no event {event!r}")
+        webhooks = [
+            webhook_id
+            for webhook_id, patterns in self._webhooks.get(owner, ())
+            if any(matches(pattern, event) for pattern in patterns)
+        ]
+        if not webhooks:
+            return
         now = utc_now()
         event_id = secrets.token_hex(16)
-        payload = _compose(event_id, event, data, now)
-        session.add_all(_pending(webhook_id, event_id, event, payload, now) for webhook_id in webhooks)
-        session.flush()
-    return len(webhooks)
+        payload = _compose(event_id, event, data(), now)
+        self._deliveries += (_pending(webhook_id, event_id, event, payload, now) for webhook_id in webhooks)
+
+    def write(self) -> int:
+        """Write down what was told. Returns how many deliveries that makes."""
+        written, self._deliveries = self._deliveries, []
+        if written:
+            self._session.execute(insert(Delivery), written)
+        return len(written)
 
 
 def _compose(event_id: str, event: str, data: dict[str, Any], now: datetime) -> str:
@@ -58,17 +92,17 @@ def _compose(event_id: str, event: str, data: dict[str, Any], now: datetime) -> 
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
 
 
-def _pending(webhook_id: str, event_id: str, event: str, payload: str, now: datetime) -> Delivery:
-    """A delivery that is due at once."""
-    return Delivery(
-        webhook_id=webhook_id,
-        event_id=event_id,
-        event=event,
-        payload=payload,
-        status=PENDING,
-        next_attempt_at=now,
-        created_at=now,
-    )
+def _pending(webhook_id: str, event_id: str, event: str, payload: str, now: datetime) -> dict[str, Any]:
+    """The columns of a delivery that is due at once."""
+    return {
+        "webhook_id": webhook_id,
+        "event_id": event_id,
+        "event": event,
+        "payload": payload,
+        "status": PENDING,
+        "next_attempt_at": now,
+        "created_at": now,
+    }
 
 
 # --- Webhooks ---------------------------------------------------------------------------------------------------
@@ -165,7 +199,7 @@ def send_test(session: Session, visible_to: str | None, webhook_id: str) -> Deli
     webhook, now = get_webhook(session, visible_to, webhook_id, change=True), utc_now()
     event_id = secrets.token_hex(16)
     payload = _compose(event_id, PING, {"webhook_id": webhook.id}, now)
-    return _add(session, _pending(webhook.id, event_id, PING, payload, now))
+    return _add(session, Delivery(**_pending(webhook.id, event_id, PING, payload, now)))
 
 
 def redeliver(session: Session, visible_to: str | None, webhook_id: str, number: int) -> Delivery:
@@ -180,7 +214,7 @@ def redeliver(session: Session, visible_to: str | None, webhook_id: str, number:
         delivery.next_attempt_at = now
         session.flush()
         return delivery
-    return _add(session, _pending(webhook.id, delivery.event_id, delivery.event, delivery.payload, now))
+    return _add(session, Delivery(**_pending(webhook.id, delivery.event_id, delivery.event, delivery.payload, now)))
 
 
 def _add(session: Session, delivery: Delivery) -> Delivery:

@@ -1,5 +1,7 @@
 """Output as it is kept: frames, and what a person is shown of them."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,7 +59,7 @@ class TestFrames:
         found = decode(bytes(frames.data))
         assert [stream for stream, data in found for _ in data] == [stream for stream, data in pieces for _ in data]
         assert b"".join(data for _, data in found) == b"".join(data for _, data in pieces)
-        assert all(first[0] != second[0] for first, second in zip(found, found[1:], strict=False))
+        assert all(first[0] != second[0] for first, second in pairwise(found))
 
     @given(PIECES, st.integers(min_value=0, max_value=200), PIECES)
     def test_are_cut_at_their_beginning(

@@ -16,6 +16,9 @@ WRONG_TYPES: dict[str, list[Any]] = {
     "string": [5, True, None, [], {}, 1.5],
     "string or null": [5, True, [], {}, 1.5],
     "integer": ["5", 1.5, True, None, [], {}],
+    "number": ["5", True, None, [], {}],
+    "choice": [5, True, None, [], {}, 1.5, "", "other", "SKIP"],
+    "object": ["A=1", 5, True, None, []],
     "boolean": ["yes", 1, 0, None, [], {}],
     "list": ["192.0.2.1", 5, None, {}, [5], [None], [["192.0.2.1"]]],
 }
@@ -165,7 +168,7 @@ CRON_FIELDS: dict[str, tuple[str, list[Any]]] = {
     "name": ("string", ["", "  ", "a\0b", "a\nb", "x" * 101]),
     "cron_expr": (
         "string",
-        ["", "x", "* * * *", "* * * * * *", "60 * * * *", "0 0 31 2 *", "* * * * *\0", "@boot", "9" * 500],
+        ["", "x", "* * * *", "* * * * * * *", "60 * * * *", "0 0 31 2 *", "* * * * *\0", "@boot", "9" * 500],
     ),
     "domain": FTP_FIELDS["domain"],
     "enabled": ("boolean", []),
@@ -174,6 +177,110 @@ CRON_FIELDS: dict[str, tuple[str, list[Any]]] = {
         ["nobody", "a@", "@b", "a@b\nBcc: c@d", "a@b, c@d", "x" * 300 + "@b.example", "a\0@b.example"],
     ),
     "email_on_error": ("boolean", []),
+    "timezone": ("string", ["Berlin", "Europe/Nowhere", "UTC+7", "../etc/passwd", "/etc/localtime", "a\0b", "x" * 65]),
+    "description": ("string", ["a\0b", "a\x1bb", "x" * 2001]),
+    "tags": (
+        "list",
+        [[""], ["a b"], ["a,b"], ["ä"], ["a\n"], ["x" * 65], [f"t{number}" for number in range(21)]],
+    ),
+    "after": (
+        "list",
+        [
+            [3],
+            [{}],
+            [{"on": "any"}],
+            [{"job_id": "3"}],
+            [{"job_id": 0}],
+            [{"job_id": -1}],
+            [{"job_id": True}],
+            [{"job_id": BEYOND_64_BITS}],
+            [{"job_id": BEYOND_64_BITS - 1}],
+            [{"job_id": BEYOND_64_BITS - 1, "on": "success"}] * 2,
+            [{"job_id": 3, "on": "maybe"}],
+            [{"job_id": 3, "on": None}],
+            [{"job_id": 3, "on": "any", "surprise": 1}],
+            [{"job_id": number + 1} for number in range(21)],
+        ],
+    ),
+    "overlap": ("choice", []),
+    "timeout_seconds": ("integer", [-1, 31_622_401, BEYOND_64_BITS, 10**30]),
+    "kill_grace_seconds": ("integer", [-1, 3601, BEYOND_64_BITS]),
+    "retries": ("integer", [-1, 101, BEYOND_64_BITS]),
+    "retry_delay_seconds": ("integer", [-1, 604_801, BEYOND_64_BITS]),
+    "retry_backoff": ("number", [0, 0.99, -1, 10.1, 1e300]),
+    "missed": ("choice", []),
+    "start_deadline_seconds": ("integer", [-1, 31_622_401, BEYOND_64_BITS]),
+    "jitter_seconds": ("integer", [-1, 86_401, BEYOND_64_BITS]),
+    "on_lost": ("choice", []),
+    "max_output_bytes": ("integer", [-1, 1, 1023, 2**24 + 1, BEYOND_64_BITS]),
+    "keep_runs": ("integer", [-1, 1_000_001, BEYOND_64_BITS]),
+    "keep_days": ("integer", [-1, 36_501, BEYOND_64_BITS]),
+    "env": (
+        "object",
+        [
+            {"": "x"},
+            {"1A": "x"},
+            {"A-B": "x"},
+            {"A B": "x"},
+            {"A=B": "x"},
+            {"A\0": "x"},
+            {"A\n": "x"},
+            {"Ä": "x"},
+            {"A" * 129: "x"},
+            {"WSP_RUN_ID": "x"},
+            {"A": "a\0b"},
+            *({"A": value} for value in (5, True, None, 1.5, [], ["x"], {})),
+            *({"A": value} for value in ({"value": 5}, {"value": None}, {"value": None, "secret": True})),
+            *(
+                {"A": value}
+                for value in ({"value": "x", "secret": 1}, {"value": "x", "secret": None}, {"secret": False})
+            ),
+            *({"A": value} for value in ({"secret": True}, {"value": "", "secret": True}, {"value": "x", "other": 1})),
+            {"A": "x" * 32_768},
+            {"A": "ä" * 16_384},
+            {f"A{number}": "" for number in range(201)},
+        ],
+    ),
+    "working_dir": (
+        "string",
+        ["..", "a/..", "../a", "a/../../b", "/", "/etc", "/home", "/home/somebody", "a\0b", "a\nb", "x" * 1001],
+    ),
+    "stdin": ("string", ["a\0b", "x" * 65_537]),
+    "shell": (
+        "string",
+        ["sh", "bin/sh", "./sh", "/", "/bin/", "/bin/sh -e", "/bin/s\0h", "/bin/sh\n", "/" + "x" * 255],
+    ),
+    "memory_mb": ("integer", [-1, 2**24 + 1, BEYOND_64_BITS]),
+    "cpu_seconds": ("integer", [-1, 31_622_401, BEYOND_64_BITS]),
+    "max_processes": ("integer", [-1, 2**20 + 1, BEYOND_64_BITS]),
+    "nice": ("integer", [-21, 20, BEYOND_64_BITS, -BEYOND_64_BITS]),
+    "alert_on": ("list", [["always"], [""], ["first_failure", 5], ["recovery"] * 21]),
+    "alert_every": ("integer", [-1, 0, 10_001, BEYOND_64_BITS]),
+    "expect_every": ("integer", [-1, 1, 59, 31_622_401, BEYOND_64_BITS]),
+    "grace_seconds": ("integer", [-1, 31_622_401, BEYOND_64_BITS]),
+    "alert_duration_factor": ("number", [-1, 0.5, 1, 1.0, 1000.5, 1e300]),
+}
+PAUSE_FIELDS: dict[str, tuple[str, list[Any]]] = {
+    "reason": ("string", ["a\0b", "a\nb", "x" * 201]),
+    "until": ("string or null", [*FTP_FIELDS["expires_at"][1], "2020-01-31T00:00:00Z"]),
+}
+ONCE = {"starts_at": "2999-01-31T00:00:00Z", "ends_at": "2999-01-31T02:00:00+01:00"}
+AGAIN = {"cron_expr": "0 22 * * sun", "duration_seconds": 60}
+WINDOW_FIELDS: dict[str, tuple[str, list[Any]]] = {
+    "reason": PAUSE_FIELDS["reason"],
+    "tag": ("string", ["", "a b", "a,b", "ä", "x" * 65]),
+    "timezone": CRON_FIELDS["timezone"],
+}
+ONCE_FIELDS: dict[str, tuple[str, list[Any]]] = {
+    "starts_at": ("string", FTP_FIELDS["expires_at"][1]),
+    "ends_at": (
+        "string",
+        [*FTP_FIELDS["expires_at"][1], ONCE["starts_at"], "2998-01-31T00:00:00Z", "2020-01-31T00:00:00Z"],
+    ),
+}
+AGAIN_FIELDS: dict[str, tuple[str, list[Any]]] = {
+    "cron_expr": ("string", ["", " ", "x", "60 * * * *", "@reboot", "9" * 500]),
+    "duration_seconds": ("integer", [-1, 0, 31 * 86_400 + 1, BEYOND_64_BITS]),
 }
 OWNER_FIELD: dict[str, tuple[str, list[Any]]] = {"owner": ("string", ["nobody-knows", "../admin", "a\0b", "x" * 33])}
 KEY_CREATE = {"name": "x"}
@@ -260,6 +367,41 @@ class TestFields:
             assert_refused(ann("PUT", f"/cronjobs/{job['id']}", body), field, body)
         assert ann("GET", f"/cronjobs/{job['id']}").json() == job
 
+    def test_of_a_policy_that_is_no_finite_number(self, ann: Any) -> None:
+        for field in ("retry_backoff", "alert_duration_factor"):
+            for value in (float("nan"), float("inf"), -float("inf")):
+                content = json.dumps(CRON_CREATE | {field: value})
+                answer = ann("POST", "/cronjobs/", content=content, headers={"Content-Type": "application/json"})
+                assert_refused(answer, field, content)
+
+    def test_of_a_pause(self, ann: Any, admin: Any) -> None:
+        for field, body in bodies({}, PAUSE_FIELDS):
+            assert_refused(ann("POST", "/cronjobs/pause", body), field, body)
+        for field, body in bodies({}, OWNER_FIELD):
+            assert_refused(admin("POST", "/cronjobs/pause", body), field, body)
+            assert_refused(admin("POST", "/cronjobs/resume", body), field, body)
+        assert_refused(admin("GET", "/cronjobs/pause?owner=nobody-knows"), "owner", None)
+        assert ann("GET", "/cronjobs/pause").json()["paused"] is False
+
+    def test_of_a_maintenance_window(self, ann: Any, admin: Any, store_of_server: Database) -> None:
+        before = count_rows(store_of_server)
+        for valid, fields in ((ONCE, WINDOW_FIELDS | ONCE_FIELDS), (AGAIN, WINDOW_FIELDS | AGAIN_FIELDS)):
+            for field, body in bodies(valid, fields):
+                assert_refused(ann("POST", "/cronjobs/maintenance", body), field, body)
+            for field in valid:
+                body = {name: value for name, value in valid.items() if name != field}
+                assert_refused(ann("POST", "/cronjobs/maintenance", body), field, body)
+        for field, body in bodies(AGAIN, OWNER_FIELD):
+            assert_refused(admin("POST", "/cronjobs/maintenance", body), field, body)
+        for body in ({}, ONCE | AGAIN, ONCE | {"cron_expr": "0 22 * * sun"}, AGAIN | {"ends_at": ONCE["ends_at"]}):
+            assert_refused(ann("POST", "/cronjobs/maintenance", body), "starts_at", body)
+        assert_refused(ann("POST", "/cronjobs/maintenance", ONCE | {"timezone": "Asia/Tokyo"}), "timezone", ONCE)
+        assert count_rows(store_of_server) == before
+
+    @pytest.mark.parametrize("query", ["tag=a%20b", "tag=", "tag=%C3%A4", "enabled=", "enabled=perhaps", "limit=0"])
+    def test_of_the_filters_of_a_list(self, ann: Any, query: str) -> None:
+        assert_refused(ann("GET", f"/cronjobs/?{query}"), query.split("=")[0], query)
+
     def test_of_a_new_api_key(self, ann: Any, store_of_server: Database) -> None:
         before = count_rows(store_of_server)
         for field, body in bodies(KEY_CREATE, KEY_FIELDS):
@@ -280,6 +422,9 @@ class TestBodies:
             ("PUT", f"/ftp/{ann.username}.example/anonymous"),
             ("POST", "/cronjobs/"),
             ("PUT", f"/cronjobs/{job}"),
+            ("POST", "/cronjobs/pause"),
+            ("POST", "/cronjobs/resume"),
+            ("POST", "/cronjobs/maintenance"),
             ("POST", f"/users/{ann.username}/api-keys"),
         ]
 
@@ -324,10 +469,17 @@ class TestBodies:
             ("/ftp/", FTP_CREATE, "password"),
             ("/cronjobs/", CRON_CREATE, "command"),
             ("/cronjobs/", CRON_CREATE, "name"),
+            ("/cronjobs/", CRON_CREATE, "stdin"),
         ):
             body = json.dumps({**valid, field: "\ud800"})
             answer = ann("POST", path, content=body, headers={"Content-Type": "application/json"})
             assert_refused(answer, field, path)
+
+    def test_a_lone_surrogate_in_a_variable_is_refused(self, ann: Any) -> None:
+        for env in ({"A": "\ud800"}, {"A": {"value": "\ud800", "secret": True}}, {"A\ud800": "x"}):
+            body = json.dumps(CRON_CREATE | {"env": env})
+            answer = ann("POST", "/cronjobs/", content=body, headers={"Content-Type": "application/json"})
+            assert_refused(answer, "env", "/cronjobs/")
 
     def test_json_that_does_not_say_so_is_fine(self, ann: Any) -> None:
         assert ann("POST", "/cronjobs/", content=json.dumps(CRON_CREATE)).status_code == 201

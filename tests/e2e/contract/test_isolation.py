@@ -16,6 +16,7 @@ pytestmark = pytest.mark.e2e
 FTP = {"username": "deploy", "password": "pw"}
 # Disabled, so that the scheduler does not touch it while a test compares.
 JOB = {"name": "nightly", "command": "true", "cron_expr": "0 3 * * *", "enabled": False}
+WINDOW = {"cron_expr": "0 22 * * sun", "duration_seconds": 60}
 WEBHOOK = {"url": "https://nothing.invalid/", "events": ["*"]}
 
 # Every operation that the document has, and a body that it would accept. A new operation fails the test below
@@ -54,7 +55,17 @@ AREAS: dict[str, tuple[str, Any]] = {
     "GET /api/v1/cronjobs/{id}": ("cron", None),
     "PUT /api/v1/cronjobs/{id}": ("cron", {"enabled": False}),
     "DELETE /api/v1/cronjobs/{id}": ("cron", None),
+    "POST /api/v1/cronjobs/{id}/run": ("cron", None),
+    "POST /api/v1/cronjobs/{id}/toggle": ("cron", None),
+    "GET /api/v1/cronjobs/pause": ("cron", None),
+    "POST /api/v1/cronjobs/pause": ("cron", {}),
+    "POST /api/v1/cronjobs/resume": ("cron", {}),
+    "GET /api/v1/cronjobs/maintenance": ("cron", None),
+    "POST /api/v1/cronjobs/maintenance": ("cron", WINDOW),
+    "DELETE /api/v1/cronjobs/maintenance/{window_id}": ("cron", None),
     "GET /api/v1/cronjobs/{id}/logs": ("cron", None),
+    "GET /api/v1/cronjobs/{id}/notices": ("cron", None),
+    "GET /api/v1/cronjobs/notices": ("cron", None),
     "POST /api/v1/users/{username}/api-keys/": ("users", {"name": "x", "permissions": ["ftp"]}),
     "GET /api/v1/users/{username}/api-keys/": ("users", None),
     "DELETE /api/v1/users/{username}/api-keys/{id}": ("users", None),
@@ -82,6 +93,7 @@ def paths_of(owner: Any) -> dict[str, str]:
     account = owner("POST", "/ftp/", FTP).json()["username"]
     credential = owner("POST", f"/ftp/{account}/credentials", {}).json()["credential"]["id"]
     job = owner("POST", "/cronjobs/", JOB).json()["id"]
+    window = owner("POST", "/cronjobs/maintenance", WINDOW).json()["id"]
     key = owner("POST", f"/users/{owner.username}/api-keys", {"name": "x"}).json()["key"]["id"]
     domain = f"{owner.username}.example"
     assert owner("PUT", f"/ftp/{domain}/anonymous", {"enabled": True}).status_code == 200
@@ -91,6 +103,7 @@ def paths_of(owner: Any) -> dict[str, str]:
         "ftp": account,
         "credential_id": credential,
         "cronjobs": str(job),
+        "window_id": str(window),
         "users": key,
         "webhooks": webhook,
         "delivery": str(delivery),
@@ -104,7 +117,7 @@ def fill(operation: str, things: dict[str, str]) -> tuple[str, str]:
     method, template = operation.split(" ")
     area = template.split("/")[3]
     path = template.removeprefix("/api/v1")
-    for name in ("domain", "username", "delivery", "credential_id"):
+    for name in ("domain", "username", "delivery", "credential_id", "window_id"):
         path = path.replace(f"{{{name}}}", things[name])
     if path.endswith(OF_A_FOLDER):
         path += "?folder=/site"
@@ -120,7 +133,9 @@ class TestEveryOperation:
     def test_another_owners_things_do_not_exist(self, ann: Any, make_caller: Any) -> None:
         things = paths_of(ann)
         bob = make_caller()
-        before = {path: ann("GET", path).json() for path in ("/ftp/", "/cronjobs/", "/webhooks/")}
+        before = {
+            path: ann("GET", path).json() for path in ("/ftp/", "/cronjobs/", "/cronjobs/maintenance", "/webhooks/")
+        }
         for operation, (_, body) in AREAS.items():
             if "{" not in operation or operation in ADMINS_ONLY:
                 continue
@@ -132,6 +147,15 @@ class TestEveryOperation:
         assert bob("GET", "/ftp/").json()["total"] == 0
         assert bob("GET", f"/ftp/?owner={ann.username}").json()["total"] == 0
         assert bob("GET", f"/cronjobs/?owner={ann.username}").json() == []
+        assert bob("GET", f"/cronjobs/maintenance?owner={ann.username}").json() == {"windows": [], "total": 0}
+        for method, path, body in (
+            ("GET", f"/cronjobs/pause?owner={ann.username}", None),
+            ("POST", "/cronjobs/pause", {"owner": ann.username}),
+            ("POST", "/cronjobs/resume", {"owner": ann.username}),
+            ("POST", "/cronjobs/maintenance", WINDOW | {"owner": ann.username}),
+            ("POST", "/cronjobs/maintenance", WINDOW | {"owner": "*"}),
+        ):
+            assert (path, bob(method, path, body).status_code) == (path, 403)
         assert bob("GET", f"/webhooks/?owner={ann.username}").json() == {"webhooks": [], "total": 0}
         assert bob("GET", "/ftp/status").json()["total_accounts"] == 0
 

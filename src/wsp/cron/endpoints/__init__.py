@@ -1,6 +1,6 @@
 """`/api/v1/cronjobs`: a module for each part of it."""
 
-from wsp.cron.endpoints import control, jobs, outputs, runs, transfer
+from wsp.cron.endpoints import control, jobs, notices, outputs, runs, transfer
 
 # Before the jobs come the paths that would be taken for a job's id.
-ROUTERS = (transfer.router, control.router, jobs.router, runs.router, outputs.router)
+ROUTERS = (transfer.router, control.router, notices.router, jobs.router, runs.router, outputs.router)

@@ -36,7 +36,7 @@ def list_jobs(
     """Every job of the caller, oldest first; of every owner for admins."""
     jobs, total = service.list_jobs(session, caller.sees_owner, page)
     response.headers.update(page_headers(request, page, total))
-    around = look_around(session, jobs)
+    around = look_around(session, jobs, zone)
     return [JobOut.of(job, zone, around) for job in jobs]
 
 
@@ -90,4 +90,4 @@ def _allowed(body: JobFields, caller: Principal) -> dict[str, Any]:
 
 
 def _shown(job: CronJob, session: Session, zone: ZoneInfo) -> JobOut:
-    return JobOut.of(job, zone, look_around(session, [job]))
+    return JobOut.of(job, zone, look_around(session, [job], zone))

@@ -5,13 +5,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import Path, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
-from wsp.auth.dependencies import KeyFor, Principal, caller
+from wsp.auth.dependencies import KeyFor
 from wsp.cron import run_stream, runs
+from wsp.cron.endpoints.jobs import Caller, JobId
+from wsp.cron.endpoints.runs import RunId
 from wsp.cron.models import ENDED, JobRun
-from wsp.cron.run_output import OUTPUTS, Decoder, Measure, RunOutput, Stream, as_text, gathered, kept_bytes, of_stream
+from wsp.cron.retention import OUTPUTS
+from wsp.cron.run_output import Decoder, Measure, RunOutput, Stream, as_text, gathered, kept_bytes, of_stream
 from wsp.cron.run_schemas import RunOut
 from wsp.cron.watching import Watching
 from wsp.heartbeat import node_name
@@ -24,10 +27,6 @@ router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
 
 MAX_PLACE = 10**18
 BYTES = "application/octet-stream"
-
-Caller = Annotated[Principal, caller("cron")]
-JobId = Annotated[int, Path(description="The job's id", examples=[5])]
-RunId = Annotated[int, Path(description="The run's id", examples=[17])]
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _EXCERPT_HEADER = {

@@ -5,19 +5,18 @@ from urllib.parse import urlencode
 
 from fastapi import Path, Request, Response
 
-from wsp.auth.dependencies import Principal, caller
 from wsp.cron import runs as service
+from wsp.cron.endpoints.jobs import Caller, JobId
 from wsp.cron.run_schemas import RUN_PARAMETERS, KillRequest, RunOut, RunQuery
 from wsp.database import utc_now
 from wsp.rest.answers import failures
 from wsp.rest.lists import LIST_HEADERS
 from wsp.rest.routing import Router
 from wsp.rest.session import Reader, Writer, Zone
+from wsp.rest.state import get_state
 
 router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
 
-Caller = Annotated[Principal, caller("cron")]
-JobId = Annotated[int, Path(description="The job's id", examples=[5])]
 RunId = Annotated[int, Path(description="The run's id", examples=[17])]
 
 
@@ -66,12 +65,15 @@ def get_run(id: JobId, run: RunId, caller: Caller, session: Reader, zone: Zone) 
     summary="End a run",
     responses=failures(404, 409),
 )
-def kill_run(id: JobId, run: RunId, body: KillRequest, caller: Caller, session: Writer, zone: Zone) -> RunOut:
+def kill_run(
+    id: JobId, run: RunId, body: KillRequest, caller: Caller, session: Writer, zone: Zone, request: Request
+) -> RunOut:
     """The command and all that it started get SIGTERM, and SIGKILL when the grace is over. The answer comes before.
 
     A run that waits is not started any more. To ask twice changes nothing; a run that is over is a 409.
     """
+    settings = get_state(request).settings
     killed = service.kill_run(
-        session, caller.sees_owner, id, run, by=caller.username, **body.model_dump(), now=utc_now()
+        session, settings, caller.sees_owner, id, run, by=caller.username, now=utc_now(), **body.model_dump()
     )
     return RunOut.of(killed, zone)

@@ -1,0 +1,112 @@
+"""From a planned run to the order for its command: where it starts, what it gets, what it may use.
+
+As cron does it: crontab(5), with `/bin/sh -c`, the owner's home and a small environment. Nothing of the server's own
+environment is passed on.
+"""
+
+import logging
+import os
+import pwd
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsp.cron.runner.orders import Order
+from wsp.cron.work import Job, PlannedRun
+from wsp.homes import home_dir, home_path, open_home
+from wsp.settings import Settings
+
+SHELL = "/bin/sh"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+HOME_TROUBLE = "The command could not be started: its home folder cannot be used"
+FOLDER_MISSING = "The command could not be started: its working folder is missing"
+FOLDER_OUTSIDE = "The command could not be started: its working folder lies outside the home folder"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CannotStart:
+    """Why there is no order, in a sentence for the job's owner."""
+
+    sentence: str
+
+
+def orders_for(runs: Iterable[PlannedRun], settings: Settings) -> dict[int, Order | CannotStart]:
+    """The orders for runs, by run id. Makes homes that are missing. Blocks: call it off the event loop."""
+    homes: dict[str, Path | CannotStart] = {}
+    orders: dict[int, Order | CannotStart] = {}
+    for run in runs:
+        owner = run.job.owner
+        if owner not in homes:
+            homes[owner] = _home(settings, owner)
+        home = homes[owner]
+        orders[run.run_id] = home if isinstance(home, CannotStart) else _order(run, home, settings)
+    return orders
+
+
+def environment(job: Job, home: Path) -> dict[str, str]:
+    """The environment of a job's command, but for the mark: what cron gives, and what the job adds."""
+    given = {
+        "HOME": str(home),
+        "LOGNAME": job.owner,
+        "USER": job.owner,
+        "SHELL": job.policy.shell or SHELL,
+        "PATH": PATH,
+    }
+    return {**given, **job.policy.env} if job.policy.env else given
+
+
+def _order(run: PlannedRun, home: Path, settings: Settings) -> Order | CannotStart:
+    job, policy = run.job, run.job.policy
+    folder = _working_folder(home, policy.working_dir) if policy.working_dir else home
+    if isinstance(folder, CannotStart):
+        return folder
+    return Order(
+        run_id=run.run_id,
+        command=job.command,
+        folder=str(folder),
+        environment=environment(job, home),
+        shell=policy.shell or SHELL,
+        stdin=policy.stdin.encode(),
+        secrets=tuple(policy.env[name] for name in policy.secrets if policy.env.get(name)),
+        user=job.owner if settings.cron_run_as == "owner" else "",
+        timeout_seconds=float(policy.timeout_seconds),
+        kill_grace_seconds=float(policy.kill_grace_seconds),
+        max_output_bytes=policy.max_output_bytes or settings.cron_max_output_bytes,
+        memory_mb=policy.memory_mb,
+        cpu_seconds=policy.cpu_seconds,
+        max_processes=policy.max_processes,
+        nice=policy.nice,
+    )
+
+
+def _home(settings: Settings, owner: str) -> Path | CannotStart:
+    home = home_dir(owner)
+    try:
+        os.close(open_home(settings.files, home, _account(owner) if settings.cron_run_as == "owner" else None))
+    except OSError as error:
+        logger.error("no home folder for %s: %s", owner, error)
+        return CannotStart(HOME_TROUBLE)
+    return home_path(settings.files, home)
+
+
+def _account(owner: str) -> tuple[int, int] | None:
+    try:
+        account = pwd.getpwnam(owner)
+    except KeyError:  # said by the runner, which has to look it up as well
+        return None
+    return account.pw_uid, account.pw_gid
+
+
+def _working_folder(home: Path, working_dir: str) -> Path | CannotStart:
+    """A folder below the home: neither `..` nor a symbolic link leads out of it."""
+    try:
+        root = home.resolve(strict=True)
+        folder = (root / working_dir).resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):  # missing, a ring of links, a NUL
+        return CannotStart(FOLDER_MISSING)
+    if not folder.is_relative_to(root):
+        return CannotStart(FOLDER_OUTSIDE)
+    return folder if folder.is_dir() else CannotStart(FOLDER_MISSING)

@@ -1,0 +1,223 @@
+"""What no end of a run tells: jobs that have not succeeded in time, and runs that go on for unusually long.
+
+Any process may watch, several at once: an alarm is raised by the one whose update or insert is first. So a scheduler
+that is down is noticed by the API process.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ColumnElement, Select, Text, cast, select, update
+from sqlalchemy.orm import Session
+
+from wsp.cron import mail, outbox
+from wsp.cron.alerts import OVERDUE, UNUSUAL_SECONDS, told_unusual, unusual_data, usual_duration
+from wsp.cron.mail import Unusual
+from wsp.cron.models import RUNNING, CronJob, JobRun
+from wsp.cron.outbox import Owed
+from wsp.cron.pauses import Pauses
+from wsp.cron.policy import Policy
+from wsp.cron.work import Job
+from wsp.heartbeat import alive
+from wsp.owners import ACTIVE, OWNERS
+from wsp.settings import Settings
+from wsp.webhooks.service import Listeners
+
+JOBS_AT_ONCE = 100
+SOON = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A run that goes on, of a job that wants to know when that is unusually long."""
+
+    run_id: int
+    job_id: int
+    started_at: datetime
+
+
+# --- Overdue ----------------------------------------------------------------------------------------------------
+
+
+def next_overdue() -> Select[datetime | None]:
+    """When the next job is overdue, unless it succeeds before."""
+    return select(CronJob.expect_by).where(_expected()).order_by(CronJob.expect_by).limit(1)
+
+
+def raise_overdue(session: Session, settings: Settings, now: datetime) -> int:
+    """Raise the alarm for jobs that have not succeeded in time, once until they do. Returns how many there were.
+
+    One that stands still on purpose, or whose owner is disabled, gets its whole time anew instead.
+    """
+    due = session.execute(
+        select(CronJob, OWNERS.c.email, OWNERS.c.status)
+        .join(OWNERS, OWNERS.c.username == CronJob.owner)
+        .where(_expected(), CronJob.expect_by <= now)
+        .order_by(CronJob.expect_by)
+        .limit(JOBS_AT_ONCE)
+        .with_for_update(skip_locked=True, of=CronJob)
+    ).all()
+    if not due:
+        return 0
+    pauses = Pauses.load(session)
+    listeners = Listeners(session, {job.owner for job, _, _ in due})
+    has_scheduler = alive(session, "cron", now=now)
+    owed: list[Owed] = []
+    for row, email, owner_status in due:
+        policy = Policy.of(row.policy)
+        tags = tuple(tag for tag in row.tags.split(",") if tag)
+        expected = row.expect_by
+        if owner_status != ACTIVE or pauses.reason_for(row.owner, tags, now):
+            time = timedelta(seconds=max(1, policy.expect_every + policy.grace_seconds))
+            _set_expected(session, row, expect_by=now + time)
+            continue
+        if not _set_expected(session, row, expect_by=None, alarm=OVERDUE):
+            continue
+        owed.append(_overdue_mail(row, email, expected, now, settings, has_scheduler=has_scheduler))
+        data = partial(_overdue_data, row, expected, has_scheduler=has_scheduler)
+        listeners.tell(row.owner, "job.overdue", data)
+    outbox.put(session, settings, owed, now)
+    listeners.write()
+    return len(due)
+
+
+def _overdue_mail(
+    row: CronJob, email: str | None, expected: datetime, now: datetime, settings: Settings, *, has_scheduler: bool
+) -> Owed:
+    zone = outbox.zone_of(row.timezone, settings.zone)
+    late = now - expected
+    more = {
+        "Expected by": mail.shown(expected, zone),
+        "Late by": mail.seconds(late) if late > SOON else "",  # the alarm itself was late
+        "Last run": _last_run(row, zone),
+        "Next run": mail.shown(row.next_run_at, zone),
+        "Cron service": "" if has_scheduler else "it does not run",
+    }
+    job = _job(row)
+    text = mail.about_overdue(job, more, settings.public_url)
+    return Owed(job.id, job.name, None, "overdue", job.email_on_complete or email or "", text, expected)
+
+
+def _overdue_data(row: CronJob, expected: datetime, *, has_scheduler: bool) -> dict[str, Any]:
+    return {
+        "job_id": row.id,
+        "name": row.name,
+        "expected_by": expected.isoformat(timespec="seconds"),
+        "last_run_at": row.last_run_at.isoformat(timespec="seconds") if row.last_run_at else None,
+        "last_run_ok": row.last_run_ok,
+        "scheduler_running": has_scheduler,
+    }
+
+
+def _expected() -> ColumnElement[bool]:
+    return CronJob.expect_by.is_not(None) & CronJob.enabled
+
+
+def _set_expected(session: Session, job: CronJob, **values: object) -> bool:
+    """Change what is expected of a job, unless that was changed since it was read."""
+    changed = session.execute(
+        update(CronJob)
+        .where(CronJob.id == job.id, CronJob.expect_by == job.expect_by)
+        .values(**values)
+        .returning(CronJob.id),
+        execution_options={"synchronize_session": False},
+    )
+    return changed.first() is not None
+
+
+def _last_run(job: CronJob, zone: ZoneInfo) -> str:
+    if job.last_run_at is None:
+        return "never"
+    return f"{mail.shown(job.last_run_at, zone)}, {'succeeded' if job.last_run_ok else 'did not succeed'}"
+
+
+# --- Unusually long ---------------------------------------------------------------------------------------------
+
+
+def watched_runs(session: Session) -> list[Watched]:
+    """The runs that go on now, of jobs that want to know of unusual durations."""
+    asks = cast(CronJob.policy, Text).contains("alert_duration_factor")
+    running = (
+        select(JobRun.id, JobRun.job_id, JobRun.started_at)
+        .join(CronJob, CronJob.id == JobRun.job_id)
+        .where(JobRun.status == RUNNING, CronJob.policy.is_not(None), asks)
+    )
+    return [Watched(run_id, job_id, at) for run_id, job_id, at in session.execute(running) if at is not None]
+
+
+class Durations:
+    """The runs that go on and are watched, and when each has become unusually long. Belongs to one thread."""
+
+    def __init__(self) -> None:
+        self._due: dict[int, datetime | None] = {}
+
+    def due(self, session: Session, runs: Collection[Watched], now: datetime) -> list[Watched]:
+        """Those of the runs that go on for too long by now, and were not given out before."""
+        for gone in self._due.keys() - {run.run_id for run in runs}:
+            del self._due[gone]
+        for run in runs:
+            if run.run_id not in self._due:
+                self._due[run.run_id] = _unusual_from(session, run)
+        return [run for run in runs if (at := self._due[run.run_id]) is not None and at <= now]
+
+    def done(self, run: Watched) -> None:
+        """It was told of."""
+        self._due[run.run_id] = None
+
+
+def raise_unusual(session: Session, settings: Settings, watched: Watched, now: datetime) -> bool:
+    """Tell that a run goes on for unusually long, unless somebody did, or it is over. Returns whether it was told."""
+    found = session.execute(
+        select(CronJob, OWNERS.c.email)
+        .join(OWNERS, OWNERS.c.username == CronJob.owner)
+        .where(CronJob.id == watched.job_id)
+        .with_for_update(of=CronJob)
+    ).first()
+    still = select(JobRun.id).where(JobRun.id == watched.run_id, JobRun.status == RUNNING)
+    if found is None or session.scalar(still) is None:
+        return False
+    if told_unusual(session, watched.job_id, watched.run_id, watched.started_at):
+        return False
+    usual = usual_duration(session, watched.job_id, but=watched.run_id)
+    if usual is None:
+        return False
+    job, email = _job(found[0]), found[1]
+    unusual = Unusual(now - watched.started_at, usual)
+    text = mail.about_running(
+        job,
+        watched.run_id,
+        watched.started_at,
+        unusual,
+        outbox.zone_of(found[0].timezone, settings.zone),
+        settings.public_url,
+    )
+    recipient = job.email_on_complete or email or ""
+    outbox.put(session, settings, [Owed(job.id, job.name, watched.run_id, "unusual", recipient, text, now)], now)
+    listeners = Listeners(session, (job.owner,))
+    listeners.tell(job.owner, "job.unusual", lambda: unusual_data(job, watched.run_id, unusual, running=True))
+    listeners.write()
+    return True
+
+
+def _unusual_from(session: Session, run: Watched) -> datetime | None:
+    factor = Policy.of(session.scalar(select(CronJob.policy).where(CronJob.id == run.job_id))).alert_duration_factor
+    usual = usual_duration(session, run.job_id, but=run.run_id) if factor > 1 else None
+    if usual is None:
+        return None
+    return run.started_at + max(usual * factor, usual + timedelta(seconds=UNUSUAL_SECONDS))
+
+
+def _job(row: CronJob) -> Job:
+    return Job(
+        id=row.id,
+        owner=row.owner,
+        name=row.name,
+        command=row.command,
+        email_on_complete=row.email_on_complete,
+        email_on_error=row.email_on_error,
+        policy=Policy.of(row.policy),
+    )
