@@ -74,14 +74,21 @@ class TestImport:
         assert [(job.owner, job.command) for job in stored(database)] == [("ann", "run"), ("bob", "walk")]
 
     def test_of_more_than_goes_into_one_transaction(self, wsp: Wsp, database: Database, tmp_path: Path) -> None:
-        jobs = [{"id": n, "name": f"j{n}", "command": "x", "cron_expr": "@daily"} for n in range(1, 1200)]
-        jobs[0]["after"] = [{"job_id": 1199}]
+        jobs = [{"id": n, "name": f"j{n}", "command": "x", "cron_expr": "@daily"} for n in range(1, 511)]
+        jobs[0]["after"] = [{"job_id": 510}]
         (tmp_path / "jobs.json").write_text(json.dumps(jobs))
         result = wsp("import", "jobs.json", "--owner", "ann")
-        assert (result.returncode, result.stderr) == (0, "1199 created, 0 skipped, 0 failed\n")
-        assert len(stored(database)) == 1199
-        again = wsp("import", "jobs.json", "--owner", "ann", "--replace")
-        assert again.stderr == "0 created, 1199 replaced, 0 skipped, 0 failed\n"
+        assert (result.returncode, result.stderr) == (0, "510 created, 0 skipped, 0 failed\n")
+        assert len(stored(database)) == 510
+
+    def test_can_replace(self, wsp: Wsp, database: Database, tmp_path: Path) -> None:
+        (tmp_path / "tab").write_text("# Old\n@daily x\n")
+        wsp("import", "tab", "--owner", "ann")
+        (tmp_path / "tab").write_text("# New\n@daily x\n@daily y\n")
+        assert wsp("import", "tab", "--owner", "ann").stderr == "1 created, 1 skipped, 0 failed\n"
+        replaced = wsp("import", "tab", "--owner", "ann", "--replace")
+        assert (replaced.returncode, replaced.stderr) == (0, "0 created, 2 replaced, 0 skipped, 0 failed\n")
+        assert [job.name for job in stored(database)] == ["New", "y"]
 
     @pytest.mark.parametrize(
         ("content", "options", "sentence"),

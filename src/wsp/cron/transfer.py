@@ -7,16 +7,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
-from sqlalchemy import select
+from sqlalchemy import select, true
 from sqlalchemy.orm import Session
 
 from wsp.cron import service
 from wsp.cron.crontab import as_job, is_system, read
 from wsp.cron.crontab_writer import write
-from wsp.cron.models import CronJob
+from wsp.cron.models import CronJob, Follows
 from wsp.cron.policy import DEFAULT, Policy
 from wsp.cron.schemas import JobCreate
-from wsp.cron.surroundings import look_around
 from wsp.cron.tags import tags_of
 from wsp.cron.variables import shown_variables
 from wsp.errors import Forbidden, Invalid, WspError
@@ -288,10 +287,12 @@ def jobs_to_export(session: Session, owner: str | None) -> Iterator[dict[str, An
 
     What holds its default is left out, and so are the values of secrets.
     """
-    query = select(CronJob).order_by(CronJob.id)
-    jobs = session.scalars(query if owner is None else query.where(CronJob.owner == owner)).all()
-    around = look_around(session, jobs)
-    for job in jobs:
+    of_owner = true() if owner is None else CronJob.owner == owner
+    parents: dict[int, list[dict[str, Any]]] = {}
+    links = select(Follows).join(CronJob, CronJob.id == Follows.job_id).order_by(Follows.job_id, Follows.after_job_id)
+    for link in session.scalars(links.where(of_owner)):
+        parents.setdefault(link.job_id, []).append({"job_id": link.after_job_id, "on": link.condition})
+    for job in session.scalars(select(CronJob).where(of_owner).order_by(CronJob.id)):
         body: dict[str, Any] = {
             "id": job.id,
             "name": job.name,
@@ -305,7 +306,7 @@ def jobs_to_export(session: Session, owner: str | None) -> Iterator[dict[str, An
             "timezone": job.timezone,
             "description": job.description,
             "tags": tags_of(job),
-            "after": [{"job_id": job_id, "on": condition} for job_id, condition in around.parents(job)],
+            "after": parents.get(job.id),
         }
         optional = ("domain", "timezone", "description", "tags", "after")
         body = {name: value for name, value in body.items() if value or name not in optional}

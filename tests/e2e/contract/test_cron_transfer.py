@@ -1,5 +1,8 @@
 """Many cron jobs at once over the API, against a running server."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -171,3 +174,26 @@ class TestExport:
         answer = admin("GET", f"/cronjobs/export?{query}")
         assert answer.status_code == 400
         assert answer.json()["details"][0]["field"] == field
+
+
+class TestCommandLine:
+    def test_runs_a_job_and_ends_as_its_command_does(self, ann: Any, server: Any) -> None:
+        job = ann("POST", "/cronjobs", JOB | {"command": "cat; echo oh >&2; exit 3", "stdin": "gr\u00fcn\n"}).json()
+
+        def wsp(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-m", "wsp", "cron", *arguments],
+                env={**os.environ, **server.environment},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+
+        result = wsp("run", str(job["id"]))
+        (run,) = ann("GET", f"/cronjobs/{job['id']}/logs").json()
+        assert (result.returncode, result.stdout) == (3, "gr\u00fcn\n"), result.stderr
+        assert result.stderr.startswith(f"oh\nwsp: Run {run['id']} failed after ")
+        assert (run["trigger"], run["exit_code"]) == ("manual", 3)
+        assert "gr\u00fcn\n" in wsp("tail", str(job["id"])).stdout
+        assert "failed" in wsp("logs", str(job["id"])).stdout
