@@ -195,6 +195,15 @@ class TestVariables:
         with pytest.raises(Invalid, match="Env: T is a secret, it needs a value"):
             change(database, job, env={"T": Variable(None, secret=True)})
 
+    def test_a_secret_that_output_could_not_be_rid_of_is_refused(self, database: Database, owner: str) -> None:
+        for value in ("ab", " a ", "\n\n\n"):
+            with pytest.raises(Invalid, match=r"Env: T is a secret, its value must have 3 bytes or more"):
+                create(database, owner, env={"T": Variable(value, secret=True)})
+        assert create(database, owner, env={"T": Variable("aé", secret=True)}).policy is not None
+        job = create(database, owner, env={"T": Variable("ab")})
+        with pytest.raises(Invalid, match="3 bytes or more"):
+            change(database, job, env={"T": Variable(None, secret=True)})
+
 
 class TestChains:
     def test_links_are_set_replaced_and_lifted(self, database: Database, owner: str) -> None:

@@ -296,6 +296,19 @@ class TestNextRun:
                 control.pause(session, owner, until=until, reason="")
             assert self.shown(database, job) == expected
 
+    def test_is_null_while_the_owner_is_disabled(self, database: Database, owner: str, job: CronJob) -> None:
+        for status, expected in (("disabled", None), ("active", self.tick())):
+            with database.transaction() as session:
+                session.execute(update(User).where(User.username == owner).values(status=status))
+            assert self.shown(database, job) == (expected, False)
+
+    def test_is_the_earliest_of_several_ticks_that_are_held(self, database: Database, job: CronJob) -> None:
+        held = self.tick() - HOUR
+        for second in (1, 0, 2):
+            instant = held + timedelta(seconds=second)
+            add_run(database, job, "queued", instant, service_id="s1")
+        assert self.shown(database, job) == (held, False)
+
     def test_is_null_where_maintenance_holds_it_up(self, database: Database, owner: str, job: CronJob) -> None:
         tick, minutes = self.tick(), timedelta(minutes=5)
         begins = f"{tick.minute} {tick.hour} * * *"

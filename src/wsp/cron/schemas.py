@@ -185,8 +185,8 @@ class JobOut(BaseModel):
     next_run_at: Annotated[
         Timestamp | None,
         Field(
-            description="The next tick. Null when there is none that would start the command: the job is disabled, has "
-            "no times of its own, is held up then by a pause or by maintenance, or no scheduler runs"
+            description="The next tick. Null when there is none that would start the command: the job or its owner is "
+            "disabled, it has no times of its own, is held up then by a pause or by maintenance, or no scheduler runs"
         ),
     ]
     email_on_complete: Annotated[str, Field(examples=["ann@example.com"])]

@@ -5,15 +5,36 @@ from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
-from wsp.cron.models import QUEUED, CronJob, Follows, JobRun, Pause
+from wsp.cron.models import QUEUED, CronJob, Follows, JobRun, Maintenance, Pause
 from wsp.cron.pauses import Pauses
 from wsp.database import utc_now
 from wsp.heartbeat import alive
+from wsp.owners import ACTIVE, OWNERS
 
-ASKED_AT_ONCE = 5000  # ids in one question
+ASKED_AT_ONCE = 30_000  # values in one question: SQLite takes 32,766
+
+# Built once: these run with every answer that shows a job.
+# Schedulers take ticks a moment before they are due: few rows at any time, by the index of open runs. The latest
+# comes first, so that of several the earliest stays.
+_CLAIMED = (
+    select(JobRun.job_id, JobRun.scheduled_for)
+    .where(JobRun.status == QUEUED, JobRun.start_at > bindparam("now"), JobRun.scheduled_for > bindparam("now"))
+    .where(JobRun.trigger.in_(("schedule", "missed")))
+    .order_by(JobRun.scheduled_for.desc())
+)
+_DISABLED = select(OWNERS.c.username).where(
+    OWNERS.c.username.in_(bindparam("owners", expanding=True)), OWNERS.c.status != ACTIVE
+)
+_ANYTHING = select(
+    select(Follows.job_id).exists(),
+    _CLAIMED.order_by(None).exists(),
+    select(Pause.owner).exists(),
+    select(Maintenance.id).exists(),
+    _DISABLED.exists(),
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +45,8 @@ class Surroundings:
     links: Mapping[int, Sequence[tuple[int, str]]]
     claimed: Mapping[int, datetime]  # ticks ahead that a scheduler holds already
     paused_owners: Collection[str]
-    pauses: Pauses
+    disabled_owners: Collection[str]
+    pauses: Pauses | None  # None: there are none
 
     def parents(self, job: CronJob) -> Sequence[tuple[int, str]]:
         """The jobs that it runs after, by id, each with its condition."""
@@ -36,12 +58,12 @@ class Surroundings:
 
     def next_run_at(self, job: CronJob) -> datetime | None:
         """The next tick, when it will start the command as far as is known now; else None."""
-        if not self.scheduler_alive or not job.enabled or job.armed_revision != job.revision:
-            return None
+        armed = self.scheduler_alive and job.enabled and job.armed_revision == job.revision
         tick = self.claimed.get(job.id, job.next_run_at)
-        if tick is not None and self.pauses and self.pauses.reason_for(job.owner, job.tags, tick):
+        if not armed or tick is None or job.owner in self.disabled_owners:
             return None
-        return tick
+        held_up = self.pauses is not None and self.pauses.reason_for(job.owner, job.tags, tick)
+        return None if held_up else tick
 
 
 def look_around(session: Session, jobs: Sequence[CronJob], zone: ZoneInfo) -> Surroundings:
@@ -50,13 +72,19 @@ def look_around(session: Session, jobs: Sequence[CronJob], zone: ZoneInfo) -> Su
     Call it once they are read: a tick that was the next one then, and is taken meanwhile, is found here.
     """
     now = utc_now()
-    scheduler_alive = alive(session, "cron", now=now)
+    ids = [job.id for job in jobs]
+    owners = sorted({job.owner for job in jobs})[:ASKED_AT_ONCE]  # in one answer there are no more
+    # Most of the time there is nothing of all this, and one question is enough to know.
+    any_linked, any_claimed, any_pause, any_window, any_disabled = session.execute(
+        _ANYTHING, {"now": now, "owners": owners}
+    ).one()
     return Surroundings(
-        scheduler_alive=scheduler_alive,
-        links=_links(session, [job.id for job in jobs]),
-        claimed=_claimed(session, now) if scheduler_alive else {},
-        paused_owners=set(session.scalars(select(Pause.owner).where(or_(Pause.until.is_(None), Pause.until > now)))),
-        pauses=Pauses.load(session, zone),
+        scheduler_alive=alive(session, "cron", now=now),
+        links=_links(session, ids) if any_linked else {},
+        claimed=_claimed(session, now) if any_claimed else {},
+        paused_owners=_paused_owners(session, now) if any_pause else (),
+        disabled_owners=set(session.scalars(_DISABLED, {"owners": owners})) if any_disabled else (),
+        pauses=Pauses.load(session, zone) if any_pause or any_window else None,
     )
 
 
@@ -72,11 +100,8 @@ def _links(session: Session, job_ids: Sequence[int]) -> dict[int, list[tuple[int
 
 
 def _claimed(session: Session, now: datetime) -> dict[int, datetime]:
-    # Schedulers take ticks a moment before they are due. Few rows at any time, by the index of open runs.
-    query = (
-        select(JobRun.job_id, func.min(JobRun.scheduled_for))
-        .where(JobRun.status == QUEUED, JobRun.start_at > now, JobRun.scheduled_for > now)
-        .where(JobRun.trigger.in_(("schedule", "missed")))
-        .group_by(JobRun.job_id)
-    )
-    return dict(session.execute(query).all())
+    return dict(session.execute(_CLAIMED, {"now": now}).all())
+
+
+def _paused_owners(session: Session, now: datetime) -> set[str]:
+    return set(session.scalars(select(Pause.owner).where(or_(Pause.until.is_(None), Pause.until > now))))

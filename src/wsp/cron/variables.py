@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsp.cron.policy import Policy
+from wsp.cron.runner.masking import SHORTEST_SECRET
 from wsp.errors import Invalid
 
 MAX_VARIABLES = 200
@@ -47,8 +48,6 @@ def _variable(name: str, given: object) -> Variable:
         if isinstance(secret, bool) and (isinstance(value, str) or "value" not in given):
             if value is None and not secret:
                 raise ValueError(f"Env: {name} needs a value")
-            if value == "" and secret:
-                raise ValueError(f"Env: {name} is a secret, its value must not be empty")
             return Variable(None if value is None else _value(name, value), secret)
     raise ValueError(f'Env: {name} must be a string, or an object as {{"value": "s3cret", "secret": true}}')
 
@@ -64,13 +63,18 @@ def _value(name: str, value: str) -> str:
 
 
 def with_variables(policy: Policy, given: Mapping[str, Variable]) -> dict[str, Any]:
-    """What `env` and `secrets` of a policy become. Raises Invalid for a secret without a value, now and before."""
+    """What `env` and `secrets` of a policy become.
+
+    Raises Invalid for a secret without a value, now and before, and for one that is too short to be masked in output.
+    """
     env: dict[str, str] = {}
     for name, variable in given.items():
-        value = policy.env.get(name) if variable.value is None else variable.value
-        if not value and variable.secret:
+        value = policy.env.get(name, "") if variable.value is None else variable.value
+        if variable.secret and not value:
             raise Invalid(f"Env: {name} is a secret, it needs a value", field="env")
-        env[name] = value or ""
+        if variable.secret and len(value.strip().encode()) < SHORTEST_SECRET:
+            raise Invalid(f"Env: {name} is a secret, its value must have {SHORTEST_SECRET} bytes or more", field="env")
+        env[name] = value
     return {"env": env, "secrets": tuple(sorted(name for name, variable in given.items() if variable.secret))}
 
 
