@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
@@ -11,6 +10,7 @@ import typer
 
 from wsp.auth.service import get_user
 from wsp.cli.environment import read_settings
+from wsp.cli.files import FileArgument, read_text
 from wsp.cli.output import print_table
 from wsp.cli.store import open_database
 from wsp.errors import Invalid, WspError
@@ -21,8 +21,6 @@ from wsp.ftp.purepw import format_line
 BATCH = 500  # accounts in one transaction: nobody else can write meanwhile
 OURS_ALONE = 0o600
 SECRET = "it holds the hashes of passwords: keep it secret"  # noqa: S105 - a sentence
-
-FileArgument = Annotated[Path, typer.Argument(help="The file; - for standard input.", allow_dash=True)]
 
 
 class Format(StrEnum):
@@ -49,7 +47,7 @@ def import_accounts(
 
     Example: wsp ftp import /etc/pure-ftpd/pureftpd.passwd --format pure-ftpd --owner ann --dry-run
     """
-    text = _read(file)
+    text = read_text(file)
     if format is Format.PURE_FTPD:
         if owner is None:
             raise Invalid("Owner is required: say with --owner whose the accounts are to be")
@@ -126,15 +124,6 @@ def _accounts(text: str, file: Path) -> list[Any]:
     if not isinstance(accounts, list):
         raise Invalid(f"{file} must hold a list of accounts, or an object with such a list under 'accounts'")
     return accounts
-
-
-def _read(file: Path) -> str:
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise WspError(f"Cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise WspError(f"Cannot read {file}: it is not UTF-8") from None
 
 
 def _write(file: Path, text: str) -> None:

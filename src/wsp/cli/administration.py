@@ -2,7 +2,7 @@
 
 import typer
 
-from wsp.cli import accounts, config, db, openapi, services, tokens, users
+from wsp.cli import accounts, config, cronjobs, cronruns, db, openapi, services, tokens, users
 
 
 def add_to(app: typer.Typer) -> None:
@@ -10,6 +10,8 @@ def add_to(app: typer.Typer) -> None:
     config.add_to(app)
     openapi.add_to(app)
     accounts.add_to(services.ftp_app)
+    cronjobs.add_to(services.cron_app)
+    cronruns.add_to(services.cron_app)
     app.add_typer(tokens.app)
     app.add_typer(users.app)
     app.add_typer(db.app)

@@ -20,26 +20,30 @@ ENTRY_POINTS = {"api": "wsp.web.run", "ftp": "wsp.ftp.server.run", "cron": "wsp.
 
 logger = logging.getLogger(__name__)
 
-_NAMES = (["serve"], ["api"], ["cron"])  # as they begin a command line
+_NAMES = (["serve"], ["api"])  # as they begin a command line
+_GROUPS = (["ftp"], ["cron"])
 
 ftp_app = typer.Typer(name="ftp", invoke_without_command=True, subcommand_metavar="[import|export]")
-"""`wsp ftp` is a server; what has another word behind it is not, and is added with the other commands."""
+cron_app = typer.Typer(name="cron", invoke_without_command=True, subcommand_metavar="[import|export|run|logs|tail]")
+"""`wsp ftp` and `wsp cron` are servers; what has another word behind them is not, and is added with the others."""
 
 Supervised = Annotated[int | None, typer.Option("--supervised", hidden=True, help="The supervisor's pid.")]
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands that run servers."""
-    for command in (serve, api, cron):
+    for command in (serve, api):
         app.command(rich_help_panel="Servers")(command)
     ftp_app.callback()(ftp)
-    app.add_typer(ftp_app, rich_help_panel="Servers")
+    cron_app.callback()(cron)
+    for group in (ftp_app, cron_app):
+        app.add_typer(group, rich_help_panel="Servers")
 
 
 def runs_server(arguments: list[str]) -> bool:
     """Will this command line run a server?"""
     name, options = arguments[:1], arguments[1:]
-    if name == ["ftp"]:
+    if name in _GROUPS:
         return not options or options[0].startswith("--supervised")
     return name in _NAMES
 
@@ -83,11 +87,13 @@ def ftp(context: typer.Context, supervised: Supervised = None) -> int:
     return _run("ftp", supervised)
 
 
-def cron(supervised: Supervised = None) -> int:
-    """Run the scheduler alone.
+def cron(context: typer.Context, supervised: Supervised = None) -> int:
+    """Run the scheduler alone. Or import and export jobs, run one now, and look at runs.
 
     Example: wsp db upgrade && wsp cron
     """
+    if context.invoked_subcommand is not None:
+        return 0
     return _run("cron", supervised)
 
 

@@ -50,6 +50,8 @@ AREAS: dict[str, tuple[str, Any]] = {
     "DELETE /api/v1/ftp/{id}/staging": ("ftp", None),
     "GET /api/v1/cronjobs/": ("cron", None),
     "POST /api/v1/cronjobs/": ("cron", JOB),
+    "POST /api/v1/cronjobs/import": ("cron", {"jobs": []}),
+    "GET /api/v1/cronjobs/export": ("cron", None),
     "GET /api/v1/cronjobs/{id}": ("cron", None),
     "PUT /api/v1/cronjobs/{id}": ("cron", {"enabled": False}),
     "DELETE /api/v1/cronjobs/{id}": ("cron", None),
