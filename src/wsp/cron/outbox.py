@@ -39,7 +39,7 @@ NO_SERVER = "No mail server is configured (WSP_SMTP_HOST)"
 NO_ADDRESS = "There is no address to send it to"
 
 # Not as a parameter: the index of what is pending is found by this very text.
-_IS_PENDING = Notice.status == literal(PENDING, literal_execute=True)
+IS_PENDING = Notice.status == literal(PENDING, literal_execute=True)
 _COUNTER = "cron_mails_total"
 
 
@@ -149,14 +149,14 @@ def _summary(owed: Owed, now: datetime) -> dict[str, Any]:
 
 def next_due() -> Select[datetime | None]:
     """When the next attempt is due."""
-    return select(func.min(Notice.next_attempt_at)).where(_IS_PENDING)
+    return select(func.min(Notice.next_attempt_at)).where(IS_PENDING)
 
 
 def claim(session: Session, now: datetime, zone: ZoneInfo) -> Taken | None:
     """Take the mail that has been due for longest. None: nothing is due. `zone` is the server's."""
     due = (
         select(Notice)
-        .where(_IS_PENDING, Notice.next_attempt_at <= now)
+        .where(IS_PENDING, Notice.next_attempt_at <= now)
         .order_by(Notice.next_attempt_at, Notice.id)
         .limit(CANDIDATES)
         .with_for_update(skip_locked=True)

@@ -21,6 +21,8 @@ from wsp import __version__
 from wsp.auth.dependencies import authenticate
 from wsp.counters import labels_of, stored
 from wsp.cron.models import OPEN, QUEUED, JobRun, Notice
+from wsp.cron.outbox import IS_PENDING
+from wsp.cron.rows import is_open
 from wsp.database import Database, utc_now
 from wsp.errors import Forbidden
 from wsp.ftp import guests
@@ -215,14 +217,17 @@ def _now(session: Session) -> "Iterator[Metric]":
 
     # What is claimed for a moment to come is not waiting yet.
     due = (JobRun.start_at.is_(None)) | (JobRun.start_at <= now)
-    of_runs = select(JobRun.status, func.count()).where(JobRun.status.in_(OPEN), due).group_by(JobRun.status)
-    runs = dict.fromkeys(OPEN, 0) | dict(session.execute(of_runs).all())
+    of_runs = (
+        select(JobRun.status, func.count(), func.min(JobRun.start_at)).where(is_open(), due).group_by(JobRun.status)
+    )
+    found = {status: (count, oldest) for status, count, oldest in session.execute(of_runs)}
+    runs = {status: found.get(status, (0, None))[0] for status in OPEN}
     yield _gauge("cron_runs_open", "Runs that wait or run", "status", runs)
-    oldest = session.scalar(select(func.min(JobRun.start_at)).where(JobRun.status == QUEUED, JobRun.start_at <= now))
+    oldest = found.get(QUEUED, (0, None))[1]
     waited = (now - oldest).total_seconds() if oldest else 0.0
     yield _gauge("cron_queue_oldest_seconds", "How long the run has waited that waits longest", "", {"": waited})
 
-    unsent = select(func.count()).where(Notice.status == PENDING)
+    unsent = select(func.count()).select_from(Notice).where(IS_PENDING)
     yield _gauge("cron_mails_pending", "Mails that are still to be sent", "", {"": session.scalar(unsent) or 0})
     undelivered = select(func.count()).where(Delivery.status == PENDING, Delivery.next_attempt_at.is_not(None))
     yield _gauge(
