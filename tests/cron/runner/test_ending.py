@@ -167,6 +167,14 @@ class TestTimeout:
         assert end.duration_ms >= 800
         assert not any(map(scheduler.lives, scheduler.pids("pids")))
 
+    def test_may_be_months(self, scheduler: "Scheduler") -> None:
+        run_id = scheduler.start("sleep 600", timeout_seconds=90 * 86400.0)
+        scheduler.begin(run_id)
+        assert scheduler.run("true").exit_code == 0
+        assert (scheduler.folder / "runner" / f"{scheduler.runner.id}.log").read_text() == ""
+        scheduler.kill(run_id)
+        assert scheduler.end(run_id).cause == "kill"
+
     def test_does_not_concern_who_is_in_time(self, scheduler: "Scheduler") -> None:
         end = scheduler.run("sleep 0.2; exit 4", timeout_seconds=30)
         assert (end.cause, end.exit_code) == ("", 4)

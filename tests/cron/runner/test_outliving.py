@@ -154,6 +154,27 @@ class TestAdopt:
         assert second.end(run_id).cause == "kill"
 
 
+class TestAlone:
+    def test_ends_wait_for_a_scheduler_from_when_they_came_about(self, tmp_path: Path, work: Path) -> None:
+        """Not from when the last one left: a command may take days."""
+        program = (
+            "import wsp.cron.runner.server as server\n"
+            "server.KEEP_SECONDS = 1.0\n"
+            "from wsp.cron.runner.__main__ import main\n"
+            f"main(['--folder', {str(tmp_path)!r}, '--id', 'x'])\n"
+        )
+        order = {"run_id": 1, "command": "sleep 1.5; touch over", "folder": str(work), "environment": {"PATH": "/bin"}}
+        ours, theirs = socket.socketpair()
+        with subprocess.Popen([sys.executable, "-c", program], stdin=theirs.fileno()) as runner:
+            theirs.close()
+            ours.sendall(json.dumps({"start": [order]}).encode() + b"\n")
+            while b"started" not in ours.recv(65536):
+                pass
+            ours.close()
+            assert runner.wait(60) == 0
+            assert time.time() - (work / "over").stat().st_mtime >= 0.95
+
+
 class TestGone:
     def test_is_told(self, scheduler: "Scheduler") -> None:
         run_id = scheduler.start("echo $$ > pids; exec sleep 600")

@@ -38,3 +38,9 @@ def test_those_that_were_cancelled_take_no_memory() -> None:
     time.sleep(0.001)
     timers.run_due()
     assert done == [1]
+
+
+def test_a_month_is_waited_for_in_parts() -> None:
+    timers = Timers()
+    timers.after(float("inf"), lambda: None)
+    assert timers.wait() == 3600

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 
@@ -23,6 +23,7 @@ from wsp.cron.runner.timers import Timers
 
 DRAIN_SECONDS = 1.0  # how long a grandchild may hold the output open after the command itself has ended
 FIRST_SECONDS = 30.0  # for the first scheduler to come
+NEXT_SECONDS = 60.0  # for the next one, after one that died: who claimed runs and did not hand them over is to be told
 KEEP_SECONDS = 3600.0  # how long ends wait for a scheduler to come and take them
 LEAVE_SECONDS = 5.0  # how long they do after SIGTERM
 
@@ -46,7 +47,7 @@ class Server:
         self._epoll = select.epoll()
         self._timers = Timers()
         self._spawner = Spawner(runner_id)
-        self._orders: deque[Command] = deque()
+        self._orders: OrderedDict[int, Command] = OrderedDict()  # to be started
         self._runs: dict[int, Run] = {}  # started, not ended
         self._ended: dict[int, Message] = {}  # not acknowledged
         self._leaders: dict[int, Run] = {}  # by pid
@@ -56,7 +57,9 @@ class Server:
         self._new_starts: list[tuple[int, int, int, float]] = []
         self._new_ends: list[Message] = []
         self._alone_since: float | None = time.monotonic()
+        self._last_end = 0.0
         self._had_scheduler = False
+        self._dismissed = False
         self._told_to_stop = False
         self._stopping_since: float | None = None
         self._listen_to_signals()
@@ -104,7 +107,7 @@ class Server:
         if self._runs or (self._line.connected and self._stopping_since is None):
             return wait
         # Nobody is there, or nothing is to come: see now and then whether it is over.
-        return min(wait or 1.0, 1.0)
+        return 1.0 if wait is None else min(wait, 1.0)
 
     def _is_over(self) -> bool:
         if self._runs or self._orders:
@@ -114,8 +117,13 @@ class Server:
             return not self._ended or not self._line.connected or now > self._stopping_since + LEAVE_SECONDS
         if self._line.connected or self._alone_since is None:
             return False
-        patience = KEEP_SECONDS if self._ended else 0.0 if self._had_scheduler else FIRST_SECONDS
-        return now >= self._alone_since + patience
+        if self._ended:
+            patience = KEEP_SECONDS
+        elif self._dismissed:
+            patience = 0.0
+        else:
+            patience = NEXT_SECONDS if self._had_scheduler else FIRST_SECONDS
+        return now >= max(self._alone_since, self._last_end) + patience
 
     def _serve(self, descriptors: list[int]) -> None:
         scheduler, listener = self._line.descriptors()
@@ -144,12 +152,15 @@ class Server:
         """Tell a scheduler that has come everything that it may not know."""
         self._alone_since = None
         self._had_scheduler = True
+        self._dismissed = False
         self._new_starts = [(run.command.run_id, run.pid, run.pid_started, run.at) for run in self._runs.values()]
         self._new_ends = list(self._ended.values())
-        runs = [*(command.run_id for command in self._orders), *self._runs, *self._ended]
+        runs = [*self._orders, *self._runs, *self._ended]
         self._line.send({"hello": self._id, "protocol": protocol.PROTOCOL, "pid": os.getpid(), "runs": runs})
 
     def _obey(self, message: Message) -> None:
+        if message.get("dismiss"):
+            self._dismissed = True
         orders = message.get("start", [])
         for fields in orders if isinstance(orders, list) else []:
             self._accept(fields)
@@ -171,20 +182,20 @@ class Server:
         except ValueError as error:
             print(f"an order that is none: {error}", file=sys.stderr)  # noqa: T201 - its log is a file
             return
-        if wanted in self._runs or wanted in self._ended or any(wanted == each.run_id for each in self._orders):
+        if wanted in self._runs or wanted in self._ended or wanted in self._orders:
             return  # nothing is started twice
         try:
-            self._orders.append(Command(fields))
+            self._orders[wanted] = Command(fields)
         except ValueError as error:
             self._end_unstarted(wanted, trouble=f"The command could not be started: {error}")
 
     def _kill(self, wanted: object, reason: str, grace: float | None) -> None:
-        for command in self._orders:
-            if command.run_id == wanted:
-                self._orders.remove(command)
-                self._end_unstarted(command.run_id, cause="kill", reason=reason)
-                return
-        run = self._runs.get(wanted) if isinstance(wanted, int) else None
+        if not isinstance(wanted, int):
+            return
+        if self._orders.pop(wanted, None) is not None:
+            self._end_unstarted(wanted, cause="kill", reason=reason)
+            return
+        run = self._runs.get(wanted)
         if run is not None:
             self._end(run, "kill", reason, grace)
 
@@ -202,7 +213,7 @@ class Server:
         if not self._orders:
             return
         for _ in range(min(_STARTS_A_TURN, len(self._orders))):
-            self._start(self._orders.popleft())
+            self._start(self._orders.popitem(last=False)[1])
         os.chdir("/")  # no command's folder is kept from being unmounted
 
     def _start(self, command: Command) -> None:
@@ -289,10 +300,8 @@ class Server:
         self._endings.begin(run, run.command.kill_grace_seconds if grace is None else grace)
 
     def _tree_is_gone(self, run: Run) -> None:
-        if not run.ended:  # cannot be ended, or has just been
-            self._reap()
-        if not run.ended:
-            del self._leaders[run.pid]
+        if not run.ended:  # it cannot be ended
+            self._leaders.pop(run.pid, None)
             run.end(None, None)
         if run.pipes:
             run.drain_timer = self._timers.after(DRAIN_SECONDS, partial(self._finish, run))
@@ -343,6 +352,7 @@ class Server:
 
     def _told_later(self, wanted: int, message: Message) -> None:
         self._ended[wanted] = message
+        self._last_end = time.monotonic()
         self._new_ends.append(message)
 
     def _tell(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
 
+_LONGEST_WAIT = 3600.0  # seconds
 _FORGOTTEN = 1000  # so many that were cancelled may wait along
 
 
@@ -43,11 +44,12 @@ class Timers:
             self._cancelled = 0
 
     def wait(self) -> float | None:
-        """Seconds until something is to be done, None when nothing is."""
+        """Seconds until something is to be done, or to ask again; None when nothing is."""
         while self._heap and self._heap[0][2].action is None:
             heappop(self._heap)
             self._cancelled -= 1
-        return max(0.0, self._heap[0][0] - time.monotonic()) if self._heap else None
+        # No longer than an hour: what waits for descriptors cannot count the milliseconds of a month.
+        return min(max(0.0, self._heap[0][0] - time.monotonic()), _LONGEST_WAIT) if self._heap else None
 
     def run_due(self) -> None:
         """Do what is to be done now, earliest first."""
