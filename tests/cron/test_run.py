@@ -107,6 +107,11 @@ def running(jobs: JobStore, job_id: int) -> bool:
     return any(run.status == "running" and run.pid for run in jobs.runs(job_id))
 
 
+def commands() -> list[list[str]]:
+    """The command lines of all processes."""
+    return [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+
+
 def runner_of(runner_id: str) -> int:
     """The process of a runner."""
     for process in psutil.process_iter(["cmdline"]):
@@ -114,6 +119,12 @@ def runner_of(runner_id: str) -> int:
             pid: int = process.pid
             return pid
     raise AssertionError(f"no runner {runner_id}")
+
+
+def noted(jobs: JobStore) -> dict[str, str]:
+    """Which runners the schedulers have written down."""
+    with jobs.database.reading() as session:
+        return {state.name: state.value for state in session.scalars(select(CronState))}
 
 
 def soon(seconds: float = 1.0) -> datetime:
@@ -254,17 +265,14 @@ class TestJob:
         with jobs.database.reading() as session:
             assert session.scalars(select(Notice.kind)).all() == ["run"]
 
-    def test_that_waits_for_a_change_of_another_sees_what_is_new(
-        self, jobs: JobStore, launch: Launch, until: Until
-    ) -> None:
+    def test_that_is_changed_runs_as_it_is_from_then_on(self, jobs: JobStore, launch: Launch, until: Until) -> None:
         launch()
-        due = soon(3)
-        job_id = jobs.add(next_run_at=due, cron_expr=YEARLY, command="echo old")
-        until(lambda: utc_now() > due - SECOND / 2)
-        jobs.change(job_id, command="echo new", updated_at=utc_now())
-        until(lambda: ended(jobs, job_id))
-        [run] = jobs.runs(job_id)
-        assert run.output == "new\n" or (run.started_at and run.started_at < due + SECOND)
+        job_id = jobs.add(cron_expr="* * * * * *", command="echo old")
+        until(lambda: [run for run in jobs.runs(job_id) if run.output])
+        jobs.change(job_id, command="echo new", updated_at=utc_now(), due_from=utc_now())
+        until(lambda: len([run for run in jobs.runs(job_id) if run.output == "new\n"]) >= 2)
+        outputs = [run.output for run in jobs.runs(job_id) if run.status == "succeeded"]
+        assert outputs == sorted(outputs, reverse=True)  # "old" sorts after "new"
 
     def test_what_it_writes_to_is_told_apart(self, jobs: JobStore, launch: Launch, until: Until) -> None:
         launch()
@@ -404,6 +412,19 @@ class TestCrash:
         assert (jobs.runs(quick)[0].status, jobs.runs(quick)[0].exit_code) == ("failed", 5)
         assert (settings.files / "home/admin/started").read_text() == "x\n"
 
+    def test_of_the_scheduler_leaves_a_runner_that_can_be_asked(
+        self, jobs: JobStore, launch: Launch, until: Until, tmp_path: Path
+    ) -> None:
+        process = launch()
+        [runner_id] = [value for name, value in noted(jobs).items() if name.startswith("runners:")]
+        process.kill()
+        process.wait()
+        assert psutil.Process(runner_of(runner_id)).is_running()  # it has nothing to do, and waits
+        second = launch()
+        until(lambda: f"adopted runner {runner_id} with 0 runs" in (tmp_path / "scheduler.log").read_text())
+        stop(second)
+        until(lambda: not [line for line in commands() if "wsp.cron.runner" in line and str(tmp_path) in str(line)])
+
     def test_of_the_runner_too_loses_the_run_and_leaves_nothing_behind(
         self, jobs: JobStore, launch: Launch, until: Until, settings: Settings
     ) -> None:
@@ -467,8 +488,7 @@ class TestCrash:
         until(lambda: jobs.runs(ahead)[0].service_id == "")  # its time had not come: it waits again
         assert jobs.runs(ahead)[0].status == "queued"
         until(lambda: jobs.runs(unseen)[0].status == "succeeded")  # its scheduler never had a runner
-        with jobs.database.reading() as session:
-            assert session.get(CronState, "runners:dead") is None
+        until(lambda: "runners:dead" not in noted(jobs))
 
     def test_a_missed_tick_runs_late_after_the_lost_run_was_seen_to(
         self, jobs: JobStore, launch: Launch, until: Until

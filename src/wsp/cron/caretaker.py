@@ -48,6 +48,7 @@ class Caretaker:
         self._data_dir = data_dir
         self._on_given_back = on_given_back
         self._suspicion = Suspicion()
+        self._is_untidy = True  # there may be runners written down that nobody will ask for any more
 
     async def look_at_start(self) -> None:
         """Look before anything is planned, so that no tick is skipped for a run that is no more."""
@@ -71,6 +72,9 @@ class Caretaker:
             orphans = self._suspicion.confirmed(found, time.monotonic())
             if orphans:
                 await self._see_to(orphans)
+            elif self._is_untidy and not found:
+                await self._offload.change(forget_runners)
+            self._is_untidy = bool(found)
         except (SQLAlchemyError, OSError) as error:
             logger.warning("could not look for lost runs: %s", error)
         except Exception:
@@ -97,7 +101,6 @@ class Caretaker:
                 output = await self._offload.call(partial(output_left, self._data_dir, orphan.run.run_id))
                 result = lost(orphan, utc_now(), self._service_id, output)
                 self._dispatcher.close_orphan(orphan.run, result, orphan.service_id)
-        await self._offload.change(forget_runners)
 
 
 def _give_back(session: Session, orphans: list[Orphan]) -> None:

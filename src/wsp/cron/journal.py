@@ -31,7 +31,8 @@ AWAY = (OperationalError, InterfaceError, NoConnectionFree)
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # the last one again and again
 
 LARGEST_BATCH = 500  # other writers wait for it on SQLite
-SPACING_SECONDS = 0.02  # between two transactions: under load, each of them has something to carry
+SPACING_SECONDS = 0.05  # between two transactions: under load, each of them has something to carry
+POLL_SECONDS = 0.01  # when it is closed
 START_SECONDS = 0.1  # a command that ends before is written once, with its end
 COUNT_SECONDS = 1.0  # how often counters are written
 
@@ -125,7 +126,7 @@ class Journal:
         deadline = time.monotonic() + within
         while (self._is_writing or self._due() is not None) and time.monotonic() < deadline:
             self._wanted.set()
-            await asyncio.sleep(SPACING_SECONDS / 4)
+            await asyncio.sleep(POLL_SECONDS)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 

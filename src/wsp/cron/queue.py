@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -39,6 +40,7 @@ _QUEUED = and_(is_open(), RUNS.c.status == literal_column(f"'{QUEUED}'"))
 SECOND = timedelta(seconds=1)
 
 
+@cache
 def claimable() -> ColumnElement[bool]:
     """Of runs and no other table: they wait unclaimed, and only for their time and for a place.
 

@@ -28,7 +28,7 @@ TURN_SECONDS = 0.5  # how often the clocks are compared, without the database
 HEALTHY_SECONDS = 2.0  # a loop that has not turned for so long is stuck
 CLOCK_STEP_SECONDS = 1.0  # clocks that part by more than this were set, or the machine slept
 LOOK_SECONDS = 10.0  # should a change have gone unheard
-SPACING_SECONDS = 0.02  # between two looks: what is committed together is looked at together
+SPACING_SECONDS = 0.05  # between two looks: what is committed together is looked at together
 HELD_UP_SECONDS = 0.1  # when somebody else has hold of what is due
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0)  # after trouble with the database; the last one again and again
 

@@ -157,6 +157,7 @@ class Runner:
     async def close(self) -> None:
         """Let the runner end as soon as it has no commands and nothing unacknowledged; hang up."""
         self._closing = True
+        self._line.send({"dismiss": True})
         self._line.close()
         await self._line.closed.wait()
 

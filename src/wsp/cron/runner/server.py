@@ -23,6 +23,7 @@ from wsp.cron.runner.timers import Timers
 
 DRAIN_SECONDS = 1.0  # how long a grandchild may hold the output open after the command itself has ended
 FIRST_SECONDS = 30.0  # for the first scheduler to come
+NEXT_SECONDS = 60.0  # for the next one, after one that died: who claimed runs and did not hand them over is to be told
 KEEP_SECONDS = 3600.0  # how long ends wait for a scheduler to come and take them
 LEAVE_SECONDS = 5.0  # how long they do after SIGTERM
 
@@ -58,6 +59,7 @@ class Server:
         self._alone_since: float | None = time.monotonic()
         self._last_end = 0.0
         self._had_scheduler = False
+        self._dismissed = False
         self._told_to_stop = False
         self._stopping_since: float | None = None
         self._listen_to_signals()
@@ -115,7 +117,12 @@ class Server:
             return not self._ended or not self._line.connected or now > self._stopping_since + LEAVE_SECONDS
         if self._line.connected or self._alone_since is None:
             return False
-        patience = KEEP_SECONDS if self._ended else 0.0 if self._had_scheduler else FIRST_SECONDS
+        if self._ended:
+            patience = KEEP_SECONDS
+        elif self._dismissed:
+            patience = 0.0
+        else:
+            patience = NEXT_SECONDS if self._had_scheduler else FIRST_SECONDS
         return now >= max(self._alone_since, self._last_end) + patience
 
     def _serve(self, descriptors: list[int]) -> None:
@@ -145,12 +152,15 @@ class Server:
         """Tell a scheduler that has come everything that it may not know."""
         self._alone_since = None
         self._had_scheduler = True
+        self._dismissed = False
         self._new_starts = [(run.command.run_id, run.pid, run.pid_started, run.at) for run in self._runs.values()]
         self._new_ends = list(self._ended.values())
         runs = [*self._orders, *self._runs, *self._ended]
         self._line.send({"hello": self._id, "protocol": protocol.PROTOCOL, "pid": os.getpid(), "runs": runs})
 
     def _obey(self, message: Message) -> None:
+        if message.get("dismiss"):
+            self._dismissed = True
         orders = message.get("start", [])
         for fields in orders if isinstance(orders, list) else []:
             self._accept(fields)
