@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from benchmarks.cron_peers import apscheduler, debian_cron, spawned, unpack_cron
+from benchmarks.cron_peers import apscheduler, debian_cron, spawned, spawned_each_second, unpack_cron
 from benchmarks.idle import children, cpu_seconds, free_port, memory
 from sqlalchemy import func, insert, select, text
 
@@ -204,6 +204,9 @@ def lateness(store: Store, folder: Path, cron: Path | None, seconds: int, count:
     with store.database.transaction() as session:
         session.execute(text("DELETE FROM cron_jobs"))
     _show("wsp", late)
+    log = folder / "plain-late"
+    spawned_each_second(command.format(log), count, min(seconds, 20))
+    _show("posix_spawn alone", _late(log, 1.0))
     log = folder / "apscheduler-late"
     with apscheduler("always", count, 0, command.format(log)):
         wait_until(lambda: lines(log) >= count * min(seconds, 20))

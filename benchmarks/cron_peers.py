@@ -70,6 +70,16 @@ def spawned(command: str, count: int, in_flight: int = 64) -> float:
     return time.perf_counter() - start
 
 
+def spawned_each_second(command: str, count: int, seconds: int) -> None:
+    """Start `count` commands at each second, one after the other, with posix_spawn(3) alone."""
+    null = [(os.POSIX_SPAWN_OPEN, descriptor, os.devnull, os.O_RDWR, 0) for descriptor in (0, 1, 2)]
+    for _ in range(seconds):
+        time.sleep(1 - time.time() % 1)
+        argv, environment = [SHELL, "-c", command], {"PATH": "/usr/bin:/bin"}
+        for pid in [os.posix_spawn(SHELL, argv, environment, file_actions=null) for _ in range(count)]:
+            os.waitpid(pid, 0)
+
+
 def unpack_cron(folder: Path) -> Path:
     """Fetch Debian's cron and unpack it into a folder. Returns its program. Raises CalledProcessError."""
     folder.mkdir()

@@ -45,13 +45,19 @@ def cpu_seconds(pid: int) -> float:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """The processes that a process has started, and those that they have started in turn."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *children(child)]
+    return found
 
 
 def name(pid: int) -> str:
     """The service that a process runs."""
     words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    if "wsp.cron.runner" in words:
+        return "runner"
     return next((word for word in words if word in ("serve", "api", "ftp", "cron")), "?")
 
 
