@@ -16,7 +16,7 @@ PARALLEL ?= -n 4 --dist loadfile
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 
-BENCHMARKS ?= api ftp idle idle_sessions storm
+BENCHMARKS ?= api cron ftp idle idle_sessions storm
 
 .PHONY: run install test check lint bench clean
 .DELETE_ON_ERROR:
