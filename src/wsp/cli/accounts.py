@@ -4,21 +4,19 @@ import json
 import os
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from wsp.auth.service import get_user
 from wsp.cli.environment import read_settings
-from wsp.cli.files import FileArgument, read_text
+from wsp.cli.files import FileArgument, batches, named_owner, read_list, read_text
 from wsp.cli.output import print_table
 from wsp.cli.store import open_database
 from wsp.errors import Invalid, WspError
 from wsp.ftp import bulk
-from wsp.ftp.bulk import Candidate
 from wsp.ftp.purepw import format_line
 
-BATCH = 500  # accounts in one transaction: nobody else can write meanwhile
 OURS_ALONE = 0o600
 SECRET = "it holds the hashes of passwords: keep it secret"  # noqa: S105 - a sentence
 
@@ -53,10 +51,10 @@ def import_accounts(
             raise Invalid("Owner is required: say with --owner whose the accounts are to be")
         candidates = bulk.from_purepw(text, owner, PurePosixPath(read_settings(quiet=True).files))
     else:
-        candidates = bulk.from_json(_accounts(text, file), lambda named: _owner(named or owner))
+        candidates = bulk.from_json(read_list(text, file, "accounts"), lambda named: named_owner(named or owner))
     results = []
     with open_database() as database:
-        for batch in [candidates] if atomic else _batches(candidates):
+        for batch in [candidates] if atomic else batches(candidates):
             prepared = bulk.prepare(batch, dry_run=dry_run)
             with database.transaction() as session:
                 results += bulk.import_accounts(session, prepared, dry_run=dry_run, atomic=atomic)
@@ -103,27 +101,6 @@ def export_accounts(
         _warn(SECRET)
     else:
         _write(output, text + "\n")
-
-
-def _batches(candidates: list[Candidate]) -> list[list[Candidate]]:
-    return [candidates[start : start + BATCH] for start in range(0, len(candidates), BATCH)]
-
-
-def _owner(owner: str | None) -> str:
-    if owner is None:
-        raise Invalid("Owner is required: name it in the file, or with --owner")
-    return owner
-
-
-def _accounts(text: str, file: Path) -> list[Any]:
-    try:
-        read = json.loads(text)
-    except ValueError as error:
-        raise Invalid(f"{file} is not valid JSON: {error}") from None
-    accounts = read.get("accounts") if isinstance(read, dict) else read
-    if not isinstance(accounts, list):
-        raise Invalid(f"{file} must hold a list of accounts, or an object with such a list under 'accounts'")
-    return accounts
 
 
 def _write(file: Path, text: str) -> None:

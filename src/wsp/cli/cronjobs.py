@@ -1,23 +1,20 @@
 """`wsp cron import` and `wsp cron export`: jobs from crontabs, and to them."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from wsp.auth.service import get_user
 from wsp.cli.environment import read_settings
-from wsp.cli.files import FileArgument, read_text
+from wsp.cli.files import FileArgument, batches, named_owner, read_list, read_text
 from wsp.cli.output import print_json, print_table
 from wsp.cli.store import open_database
 from wsp.cron import transfer
 from wsp.cron.transfer import Candidate, Import
 from wsp.database import Database
 from wsp.errors import Invalid
-
-BATCH = 500  # jobs in one transaction: nobody else can write meanwhile
 
 
 class Source(StrEnum):
@@ -66,7 +63,7 @@ def import_jobs(
             dry_run=dry_run, atomic=atomic, replace=replace, by_admin=True, ids=transfer.ids_of(candidates)
         )  # fmt: skip
         results = []
-        for batch in [candidates] if atomic or dry_run else _batches(candidates):
+        for batch in [candidates] if atomic or dry_run else batches(candidates):
             with database.transaction() as session:
                 results += transfer.import_jobs(session, batch, how)
     print_table(
@@ -111,29 +108,8 @@ def _candidates(database: Database, text: str, file: Path, format: Source, owner
             get_user(session, owner)
         owners = transfer.all_owners(session)
     if format is Source.JSON or (format is Source.AUTO and text.lstrip().startswith(("{", "["))):
-        return transfer.from_json(_jobs(text, file), lambda named: _owner(named or owner))
+        return transfer.from_json(read_list(text, file, "jobs"), lambda named: named_owner(named or owner))
     if owner is None:
         raise Invalid("Owner is required: say with --owner whose the jobs are to be")
     candidates, _ = transfer.from_crontab(text, _KINDS[format], owner, owners)
     return candidates
-
-
-def _batches(candidates: list[Candidate]) -> list[list[Candidate]]:
-    return [candidates[start : start + BATCH] for start in range(0, len(candidates), BATCH)]
-
-
-def _owner(owner: str | None) -> str:
-    if owner is None:
-        raise Invalid("Owner is required: name it in the file, or with --owner")
-    return owner
-
-
-def _jobs(text: str, file: Path) -> list[Any]:
-    try:
-        read = json.loads(text)
-    except ValueError as error:
-        raise Invalid(f"{file} is not valid JSON: {error}") from None
-    jobs = read.get("jobs") if isinstance(read, dict) else read
-    if not isinstance(jobs, list):
-        raise Invalid(f"{file} must hold a list of jobs, or an object with such a list under 'jobs'")
-    return jobs
