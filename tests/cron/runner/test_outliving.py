@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +48,13 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def victim(tmp_path: Path, work: Path) -> Callable[..., tuple[str, int]]:
-    """A function that has a scheduler start commands, kills it with SIGKILL, and returns its runner's id and pid."""
+def victim(
+    tmp_path: Path, work: Path, end_runners: Callable[[Path], None]
+) -> Iterator[Callable[..., tuple[str, int]]]:
+    """A function that has a scheduler start commands, kills it with SIGKILL, and returns its runner's id and pid.
+
+    The runners end with the test.
+    """
 
     def live_and_die(*commands: str) -> tuple[str, int]:
         with subprocess.Popen(
@@ -62,7 +67,8 @@ def victim(tmp_path: Path, work: Path) -> Callable[..., tuple[str, int]]:
             process.kill()
         return runner_id, int(pid)
 
-    return live_and_die
+    yield live_and_die
+    end_runners(tmp_path)
 
 
 class TestAdopt:
