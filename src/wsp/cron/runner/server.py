@@ -272,12 +272,13 @@ class Server:
         """Take the exit codes of all that have ended: commands, and orphans that they left."""
         while True:
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 break
-            if pid == 0:
+            if ended is None:
                 break
-            self._endings.reaped(pid)
+            self._endings.ended(ended.si_pid)
+            pid, status, usage = os.wait4(ended.si_pid, 0)
             run = self._leaders.pop(pid, None)
             if run is not None:
                 code = os.waitstatus_to_exitcode(status)
