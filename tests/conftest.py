@@ -12,9 +12,10 @@ import sysconfig
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -22,6 +23,7 @@ from wsp import schema
 from wsp.database import Database
 from wsp.settings import Settings, load_settings
 
+RUNNER_SECONDS = 20.0  # for a runner to end the commands that it has
 STORES = ("sqlite", "postgresql")
 
 
@@ -32,6 +34,31 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         if name.startswith("WSP_"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+# --- Runners ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def end_runners() -> Callable[[Path], None]:
+    """`end_runners(folder)` ends the runners whose data folder lies in there, and their commands.
+
+    They outlive a scheduler that was killed, and wait for the next one.
+    """
+    return _end_runners
+
+
+def _end_runners(folder: Path) -> None:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "wsp.cron.runner" in line and any(Path(word).is_relative_to(folder) for word in line):
+            found.append(process)
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(found, timeout=RUNNER_SECONDS)[1]:
+        process.kill()
 
 
 # --- PostgreSQL -------------------------------------------------------------------------------------------------

@@ -227,7 +227,10 @@ def _launch(folder: Path, database_url: str, free_port: Callable[[], int], given
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
+    end_runners: Callable[[Path], None],
 ) -> Iterator[Server]:
     """A running server that all tests share, on each store."""
     folder = tmp_path_factory.mktemp("server")
@@ -242,10 +245,13 @@ def server(
         yield running.wait_ready()
     finally:
         running.destroy()
+        end_runners(folder)
 
 
 @pytest.fixture
-def launch_server(empty_url: str, tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Callable[..., Server]]:
+def launch_server(
+    empty_url: str, tmp_path: Path, free_port: Callable[[], int], end_runners: Callable[[Path], None]
+) -> Iterator[Callable[..., Server]]:
     """`launch_server(WSP_…=…)` starts a server on an empty database and does not wait for anything.
 
     Every server of a test has the same folder and database, unless told otherwise: stop one, launch the next.
@@ -263,6 +269,7 @@ def launch_server(empty_url: str, tmp_path: Path, free_port: Callable[[], int]) 
     yield launch
     for started in reversed(launched):
         started.destroy()
+    end_runners(tmp_path)
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """The end of a command that somebody else decides on: the whole tree goes."""
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +33,18 @@ ESCAPES = {
     ),
     "a stopped one": "sh -c 'echo $$ >> pids; kill -STOP $$; sleep 600' & sleep 600",
 }
+
+# Each generation lives for milliseconds, in a session of its own and in that of the command.
+FORKS = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.setsid() if os.fork() == 0 else None
+while True:
+    if os.fork():
+        os._exit(0)
+    open('beat', 'w').close()
+    time.sleep(0.002)
+"""
 
 
 class TestKill:
@@ -81,17 +96,7 @@ class TestKill:
         assert not any(map(scheduler.lives, scheduler.pids("pids")))
 
     def test_who_forks_all_the_time(self, scheduler: "Scheduler") -> None:
-        script = (
-            "import os, signal, time\n"
-            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-            "os.setsid() if os.fork() == 0 else None\n"
-            "while True:\n"
-            "    if os.fork():\n"
-            "        os._exit(0)\n"
-            "    open('beat', 'w').close()\n"
-            "    time.sleep(0.002)\n"
-        )
-        (scheduler.work / "forks.py").write_text(script)
+        (scheduler.work / "forks.py").write_text(FORKS)
         run_id = scheduler.start(f"{sys.executable} -S forks.py; sleep 600")
         _until((scheduler.work / "beat").exists)
         scheduler.kill(run_id, grace=0.2)
@@ -99,6 +104,33 @@ class TestKill:
         beat = (scheduler.work / "beat").stat().st_mtime_ns
         time.sleep(0.2)  # not to wait for something: nothing is to happen
         assert (scheduler.work / "beat").stat().st_mtime_ns == beat
+
+    def test_who_forks_faster_than_anybody_looks(self, tmp_path: Path, work: Path) -> None:
+        """With a runner that sees no process when it looks, as if all were gone by then."""
+        (work / "forks.py").write_text(FORKS)
+        program = (
+            "from wsp.cron.runner import procfs\n"
+            "procfs.pids = list\n"
+            "from wsp.cron.runner.__main__ import main\n"
+            f"main(['--folder', {str(tmp_path)!r}, '--id', 'x'])\n"
+        )
+        command = f"{sys.executable} -S forks.py; sleep 600"
+        order = {"run_id": 1, "command": command, "folder": str(work), "environment": {"PATH": "/bin"}}
+        ours, theirs = socket.socketpair()
+        with subprocess.Popen([sys.executable, "-c", program], stdin=theirs.fileno()) as runner, ours:
+            theirs.close()
+            ours.settimeout(60)
+            ours.sendall(json.dumps({"start": [order]}).encode() + b"\n")
+            _until((work / "beat").exists)
+            ours.sendall(b'{"kill": [1, "", 0.2]}\n')
+            while b'"ended"' not in ours.recv(65536):
+                pass
+            beat = (work / "beat").stat().st_mtime_ns
+            time.sleep(0.2)  # not to wait for something: nothing is to happen
+            assert (work / "beat").stat().st_mtime_ns == beat
+            ours.sendall(b'{"acknowledge": [1], "dismiss": true}\n')
+            ours.close()
+            assert runner.wait(60) == 0
 
     def test_others_are_left_alone(self, scheduler: "Scheduler") -> None:
         other = scheduler.start("env -i setsid sh -c 'echo $$ >> others; sleep 600' & echo $$ >> others; wait")

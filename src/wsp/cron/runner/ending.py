@@ -68,10 +68,19 @@ class Endings:
         self._timers.after(max(0.0, grace), self.hurry)
         self.hurry()
 
-    def reaped(self, pid: int) -> None:
-        """This process is gone."""
+    def ended(self, pid: int) -> None:
+        """This process has ended, and is about to be reaped. Until then it tells what it was.
+
+        Who forks and ends faster than anybody looks is seen here, for its orphans become children of the runner.
+        """
         if pid in self._known:
             self.hurry()
+        elif self._endings and (stat := procfs.stat(pid)) is not None:
+            run = _Census(self._runs, {pid: stat}, self._known, self._me).run_of(stat)
+            ending = self._endings.get(run.command.run_id) if run is not None else None
+            if ending is not None:
+                ending.groups.setdefault(stat.group, stat.started)
+                ending.empty_looks = 0
 
     def hurry(self) -> None:
         """Something has changed: look at once."""
