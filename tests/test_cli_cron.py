@@ -298,6 +298,8 @@ class TestLogs:
             result = wsp("logs", str(stage.job_id), *options)
             assert result.returncode == 2
             assert result.stderr.count("\n") == 1
+            assert result.stderr.startswith(f"wsp: Invalid value for '{options[0]}': ")
+            assert "error" not in result.stderr
 
 
 class TestTail:

@@ -1,11 +1,13 @@
 """The panel's name space of home folders, `/home/<owner>[/<domain>][/<folder>]`, and where it lies on this machine."""
 
 import os
+import stat
 from pathlib import Path
 
 from wsp.errors import StartupError
 
 HOME_MODE = 0o750
+HOMES_MODE = 0o711  # of the folder that homes lie in: whoever has one gets to it, and nobody sees the others
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -25,6 +27,15 @@ def make_files_root(files_root: Path) -> None:
         ) from None
 
 
+def closed_folder(files_root: Path) -> Path | None:
+    """The first folder on the way to the homes that other accounts than its own cannot enter, going by its mode."""
+    homes = files_root.resolve() / "home"
+    for folder in (*reversed(homes.parents), homes):
+        if folder.is_dir() and not folder.stat().st_mode & stat.S_IXOTH:
+            return folder
+    return None
+
+
 def home_path(files_root: Path, home: str) -> Path:
     """Where a home lies on this machine, whether it is there or not."""
     return files_root / home.strip("/")
@@ -39,7 +50,7 @@ def open_home(files_root: Path, home: str, owner: tuple[int, int] | None = None)
     folder, _ = _open_or_make(os.fspath(files_root), None)
     for depth, step in enumerate(home.strip("/").split("/")):
         try:
-            deeper, made = _open_or_make(step, folder)
+            deeper, made = _open_or_make(step, folder, HOME_MODE if depth else HOMES_MODE)
             if made and owner is not None and depth > 0:
                 os.chown(f"/proc/self/fd/{deeper}", *owner)
         finally:
@@ -48,7 +59,7 @@ def open_home(files_root: Path, home: str, owner: tuple[int, int] | None = None)
     return folder
 
 
-def _open_or_make(name: str, parent: int | None) -> tuple[int, bool]:
+def _open_or_make(name: str, parent: int | None, mode: int = HOME_MODE) -> tuple[int, bool]:
     """The folder, and whether it was made. Most are there: trying to make them first would cost every login."""
     flags = _FOLDER if parent is None else _FOLDER | os.O_NOFOLLOW
     try:
@@ -59,7 +70,7 @@ def _open_or_make(name: str, parent: int | None) -> tuple[int, bool]:
             if parent is None:
                 os.makedirs(name, exist_ok=True)
             else:
-                os.mkdir(name, HOME_MODE, dir_fd=parent)
+                os.mkdir(name, mode, dir_fd=parent)
         except FileExistsError:
             made = False
         return os.open(name, flags, dir_fd=parent), made

@@ -124,7 +124,7 @@ class _Announcer:
 
     def _run(self) -> None:
         waited = 0.0
-        while not (self._ftp_answers() and self._api_says_ready()):
+        while not (self._api_says_ready() and self._ftp_answers()):  # FTP is up first, and logs who comes
             if self._stop.wait(READY_POLL_SECONDS):
                 return
             waited += READY_POLL_SECONDS

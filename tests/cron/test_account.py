@@ -3,6 +3,8 @@
 import io
 import logging
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -44,6 +46,28 @@ class TestRoot:
 
 
 class TestOwner:
+    @pytest.mark.parametrize("closed", ["", "srv", "srv/files", "srv/files/home"])
+    def test_that_cannot_get_to_the_homes_is_warned_of_in_the_log(
+        self,
+        settings: Settings,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        closed: str,
+    ) -> None:
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        monkeypatch.setattr("wsp.cron.run.asyncio.run", lambda serving: serving.close())
+        with tempfile.TemporaryDirectory() as top:  # tmp_path lies in a closed folder itself
+            root = Path(top, "srv", "files")
+            (root / "home").mkdir(parents=True)
+            for folder in (Path(top), root.parent, root, root / "home"):
+                folder.chmod(0o711)
+            if closed:
+                Path(top, closed).chmod(0o700)
+            with caplog.at_level(logging.WARNING):
+                run(settings.model_copy(update={"cron_run_as": "owner", "files_root": root}))
+        assert ("the accounts cannot enter" in caplog.text) is bool(closed)
+        assert not closed or f"cannot enter {Path(top, closed)}," in caplog.text
+
     def test_needs_root(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 7)
         with pytest.raises(StartupError, match=r"^WSP_CRON_RUN_AS: owner needs root, .*; service is allowed$"):

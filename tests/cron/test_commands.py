@@ -88,11 +88,11 @@ class TestWorkingFolder:
         (home / "site").mkdir(parents=True)
         (home.parent / "other").mkdir()
         (home / "out").symlink_to("/etc")
-        assert order(settings, working_dir=given) == CannotStart(FOLDER_OUTSIDE)
+        assert order(settings, working_dir=given) == CannotStart(FOLDER_OUTSIDE.format(f"/home/admin/{given}"))
 
     @pytest.mark.parametrize("given", ["gone", "file", "ring", "a\0b"])
     def test_that_is_none(self, settings: Settings, home: Path, given: str) -> None:
         home.mkdir(parents=True)
         (home / "file").touch()
         (home / "ring").symlink_to("ring")
-        assert order(settings, working_dir=given) == CannotStart(FOLDER_MISSING)
+        assert order(settings, working_dir=given) == CannotStart(FOLDER_MISSING.format(f"/home/admin/{given}"))

@@ -50,7 +50,7 @@ class TestResultOf:
         [
             ({}, "succeeded", ""),
             ({"exit_code": 3}, "failed", ""),
-            ({"exit_code": 143, "cause": "timeout"}, "timed_out", "It took longer than 7 seconds"),
+            ({"exit_code": 143, "cause": "timeout"}, "timed_out", "It took longer than 7 s"),
             ({"exit_code": 143, "cause": "kill", "reason": "Killed by admin"}, "killed", "Killed by admin"),
             ({"exit_code": None, "trouble": "No such account"}, "failed", "No such account"),
             ({"output": Output(trouble="The disk is full")}, "succeeded", "The disk is full"),

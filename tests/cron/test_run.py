@@ -293,7 +293,7 @@ class TestJob:
         until(lambda: ended(jobs, job_id))
         [run] = jobs.runs(job_id)
         assert (run.status, run.exit_code, run.output) == ("timed_out", 143, "begun\n")
-        assert run.reason == "It took longer than 1 seconds"
+        assert run.reason == "It took longer than 1 s"
 
     def test_that_fails_is_tried_again_and_followed(self, jobs: JobStore, launch: Launch, until: Until) -> None:
         launch()

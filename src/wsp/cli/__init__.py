@@ -94,6 +94,7 @@ def _usage(error: Exception) -> int:
         return WRONG_USAGE  # the help was printed
     command = context.command_path if context is not None else "wsp"
     sentence = error.format_message() if hasattr(error, "format_message") else str(error)
+    sentence = sentence.replace("Value error, ", "")  # how pydantic begins what a type has to say
     return _fail(f"{sentence.rstrip('.')}; see {command} --help", WRONG_USAGE)
 
 

@@ -20,8 +20,8 @@ SHELL = "/bin/sh"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 HOME_TROUBLE = "The command could not be started: its home folder cannot be used"
-FOLDER_MISSING = "The command could not be started: its working folder is missing"
-FOLDER_OUTSIDE = "The command could not be started: its working folder lies outside the home folder"
+FOLDER_MISSING = "The command could not be started: its working folder {} is missing"
+FOLDER_OUTSIDE = "The command could not be started: its working folder {} lies outside the home folder"
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def environment(job: Job, home: Path) -> dict[str, str]:
 
 def _order(run: PlannedRun, home: Path, settings: Settings) -> Order | CannotStart:
     job, policy = run.job, run.job.policy
-    folder = _working_folder(home, policy.working_dir) if policy.working_dir else home
+    folder = _working_folder(job, home) if policy.working_dir else home
     if isinstance(folder, CannotStart):
         return folder
     return Order(
@@ -100,13 +100,15 @@ def _account(owner: str) -> tuple[int, int] | None:
     return account.pw_uid, account.pw_gid
 
 
-def _working_folder(home: Path, working_dir: str) -> Path | CannotStart:
+def _working_folder(job: Job, home: Path) -> Path | CannotStart:
     """A folder below the home: neither `..` nor a symbolic link leads out of it."""
+    name = home_dir(job.owner, subdir=job.policy.working_dir)  # as the panel calls it
+    missing = CannotStart(FOLDER_MISSING.format(name))
     try:
         root = home.resolve(strict=True)
-        folder = (root / working_dir).resolve(strict=True)
+        folder = (root / job.policy.working_dir).resolve(strict=True)
     except (OSError, RuntimeError, ValueError):  # missing, a ring of links, a NUL
-        return CannotStart(FOLDER_MISSING)
+        return missing
     if not folder.is_relative_to(root):
-        return CannotStart(FOLDER_OUTSIDE)
-    return folder if folder.is_dir() else CannotStart(FOLDER_MISSING)
+        return CannotStart(FOLDER_OUTSIDE.format(name))
+    return folder if folder.is_dir() else missing

@@ -36,7 +36,7 @@ KEEP_WITHHELD_DAYS = 1  # a storm leaves many, and the summary tells of them
 SUBJECTS_IN_SUMMARY = 20
 
 NO_SERVER = "No mail server is configured (WSP_SMTP_HOST)"
-NO_ADDRESS = "There is no address to send it to"
+NO_ADDRESS = "There is no address to send it to: set email_on_complete, or the owner's (wsp user set NAME --email …)"
 
 # Not as a parameter: the index of what is pending is found by this very text.
 IS_PENDING = Notice.status == literal(PENDING, literal_execute=True)
@@ -99,6 +99,8 @@ def put(session: Session, settings: Settings, owed: Sequence[Owed], now: datetim
         else:
             rows.append(_row(each, now, FAILED, NO_SERVER))
     session.execute(insert(Notice), rows)
+    if failed := sum(row["status"] == FAILED for row in rows):
+        _count(session, FAILED, failed)
 
 
 def _counted(session: Session, job_ids: Collection[int], now: datetime) -> dict[int, tuple[int, bool]]:

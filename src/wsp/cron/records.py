@@ -62,7 +62,7 @@ def result_of(run: PlannedRun, ended: Ended) -> Result:
         output = output if output.frames else Output(frames=encode([(STDERR, ended.trouble.encode())]))
     elif ended.cause == "timeout":
         status = TIMED_OUT
-        reason = reason or f"It took longer than {run.job.policy.timeout_seconds} seconds"
+        reason = reason or f"It took longer than {run.job.policy.timeout_seconds} s"
     elif ended.cause == "kill":
         status = KILLED
     else:

@@ -16,6 +16,7 @@ from wsp.cron.scheduler import Scheduler
 from wsp.database import Database
 from wsp.errors import StartupError
 from wsp.heartbeat import Heartbeat
+from wsp.homes import closed_folder
 from wsp.settings import Settings
 
 FEED_SECONDS = 0.5  # how long the feed's thread waits at a time, and so how long stopping waits for it
@@ -130,6 +131,12 @@ def _check_account(settings: Settings) -> None:
     if settings.cron_run_as == "owner" and not is_root:
         raise StartupError(
             "WSP_CRON_RUN_AS: owner needs root, to become the system account of each job's owner; service is allowed"
+        )
+    if settings.cron_run_as == "owner" and (closed := closed_folder(settings.files)):
+        logger.warning(
+            "WSP_CRON_RUN_AS=owner: the accounts cannot enter %s, so their jobs find nothing below $HOME by its full "
+            "path; have WSP_FILES_ROOT lie where all may pass (mode 0711)",
+            closed,
         )
     if settings.cron_run_as == "service" and is_root:
         logger.warning(

@@ -158,7 +158,7 @@ def delete_job(session: Session, visible_to: str | None, job_id: int) -> None:
     if followers := chains.left_with_nothing(session, job.id):
         raise Conflict(
             f"Nothing but this job starts {_these(followers)}: delete {'it' if len(followers) == 1 else 'them'} first, "
-            "or see to a cron expression"
+            f"or give {'it' if len(followers) == 1 else 'them'} a cron expression"
         )
     session.delete(job)
     session.flush()

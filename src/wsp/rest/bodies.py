@@ -21,6 +21,7 @@ _TYPE_NAMES = {
     "list_type": "a list",
     "dict_type": "an object",
     "model_type": "an object",
+    "model_attributes_type": "an object",
 }
 
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import event, func, select
 from sqlalchemy.engine import Engine
 
+from wsp.counters import stored
 from wsp.cron.alerts import kind_of_mail, on_ends, on_starts
 from wsp.cron.models import Notice
 from wsp.cron.outbox import NO_ADDRESS, NO_SERVER
@@ -56,6 +57,8 @@ class TestTheContractsTable:
         (notice,) = books.notices()
         assert (notice.status, notice.error, notice.next_attempt_at) == ("failed", NO_ADDRESS, None)
         assert notice.finished_at is not None
+        with books.jobs.database.reading() as session:
+            assert [row.value for row in stored(session) if row.labels == 'status="failed"'] == [1]
 
     def test_without_a_mail_server_it_shows(self, books: Any, mail_settings: Any) -> None:
         books.settings = mail_settings(smtp_host=None)

@@ -113,6 +113,10 @@ class TestPolicies:
         title = error["message"].lower().replace(" ", "_")
         assert title.startswith(name)
 
+    def test_what_is_no_object_is_said_to_be_none(self, ann: Any) -> None:
+        error = ann("POST", "/cronjobs/", NIGHTLY | {"after": [3]}).json()
+        assert error["error"] == "After: item 1 must be an object"
+
     def test_nice_below_zero_is_for_admins(self, ann: Any, admin: Any) -> None:
         refused = ann("POST", "/cronjobs/", NIGHTLY | {"nice": -1})
         assert (refused.status_code, refused.json()["error"]) == (403, "Only an admin may set nice below 0")

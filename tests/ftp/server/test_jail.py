@@ -119,6 +119,15 @@ class TestOpenHome:
         assert make_home(tmp_path / "files", "/home/admin/example.com") == home
         assert home.stat().st_mode & 0o777 & ~HOME_MODE == 0
 
+    def test_whoever_has_a_home_can_get_to_it(self, tmp_path: Path) -> None:
+        previous = os.umask(0o022)
+        try:
+            home = make_home(tmp_path / "files", "/home/admin")
+        finally:
+            os.umask(previous)
+        assert home.parent.stat().st_mode & 0o777 == 0o711
+        assert home.stat().st_mode & 0o777 == 0o750
+
     def test_a_link_on_the_way_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "files").mkdir()
         (tmp_path / "elsewhere" / "admin").mkdir(parents=True)
