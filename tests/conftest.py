@@ -12,9 +12,10 @@ import sysconfig
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -217,3 +218,23 @@ def free_port() -> Callable[[], int]:
         return port
 
     return pick
+
+
+@pytest.fixture(scope="session")
+def end_runners() -> Callable[[Path], None]:
+    """A function that ends what runs commands for a data folder, and the commands: they outlive a killed scheduler."""
+
+    def end(data_dir: Path) -> None:
+        folder = str(data_dir / "cron")
+        for process in psutil.process_iter(["cmdline"]):
+            line = process.info["cmdline"] or ()
+            if "wsp.cron.runner" not in line or folder not in line:
+                continue
+            with suppress(psutil.NoSuchProcess):
+                commands = process.children(recursive=True)
+                process.kill()
+                for command in commands:
+                    with suppress(psutil.NoSuchProcess):
+                        command.kill()
+
+    return end

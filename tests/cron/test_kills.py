@@ -82,7 +82,9 @@ class Cron:
 
 
 @pytest.fixture
-def cron(settings: Settings, database_url: str, jobs: JobStore, tmp_path: Path) -> Iterator[Cron]:
+def cron(
+    settings: Settings, database_url: str, jobs: JobStore, tmp_path: Path, end_runners: Callable[[Path], None]
+) -> Iterator[Cron]:
     variables = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     one = Cron(
         {
@@ -97,8 +99,7 @@ def cron(settings: Settings, database_url: str, jobs: JobStore, tmp_path: Path) 
     yield one
     one.process.kill()
     one.process.wait()
-    for pid in one.runners():
-        os.kill(pid, signal.SIGKILL)
+    end_runners(settings.data_dir)
 
 
 @pytest.mark.parametrize("both", [0.0, 0.4], ids=["scheduler", "both"])

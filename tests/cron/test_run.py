@@ -62,7 +62,9 @@ def variables(settings: Settings, database_url: str, tmp_path: Path) -> dict[str
 
 
 @pytest.fixture
-def launch(variables: dict[str, str], jobs: JobStore, tmp_path: Path, until: Until) -> Iterator[Launch]:
+def launch(
+    variables: dict[str, str], jobs: JobStore, tmp_path: Path, until: Until, end_runners: Callable[[Path], None]
+) -> Iterator[Launch]:
     """Start a scheduler and wait until it works. What still runs after the test is killed."""
     begun: list[subprocess.Popen[bytes]] = []
 
@@ -83,6 +85,7 @@ def launch(variables: dict[str, str], jobs: JobStore, tmp_path: Path, until: Unt
     for process in begun:
         process.kill()
         process.wait()
+    end_runners(Path(variables["WSP_DATA_DIR"]))
 
 
 def schedulers(database: Database) -> list[int]:

@@ -177,7 +177,7 @@ class Server:
             self.process.send_signal(number)
         return self.process.wait(timeout=STOP_SECONDS)
 
-    def destroy(self) -> None:
+    def destroy(self, end_runners: Callable[[Path], None]) -> None:
         """Leave nothing behind, whatever the test did."""
         children = self.pids()
         try:
@@ -193,6 +193,7 @@ class Server:
                 continue
             except psutil.TimeoutExpired:
                 psutil.Process(pid).kill()
+        end_runners(self.data_dir)
 
 
 def _launch(folder: Path, database_url: str, free_port: Callable[[], int], given: Mapping[str, str]) -> Server:
@@ -227,7 +228,10 @@ def _launch(folder: Path, database_url: str, free_port: Callable[[], int], given
 
 @pytest.fixture(scope="session")
 def servers(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    free_port: Callable[[], int],
+    end_runners: Callable[[Path], None],
 ) -> Iterator[Callable[[str], Server]]:
     """`servers(store)`: a running server on that store, launched when it is first asked for."""
     running: dict[str, Server] = {}
@@ -247,7 +251,7 @@ def servers(
 
     yield on
     for server in running.values():
-        server.destroy()
+        server.destroy(end_runners)
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
@@ -257,7 +261,9 @@ def server(request: pytest.FixtureRequest, servers: Callable[[str], Server]) -> 
 
 
 @pytest.fixture
-def launch_server(empty_url: str, tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Callable[..., Server]]:
+def launch_server(
+    empty_url: str, tmp_path: Path, free_port: Callable[[], int], end_runners: Callable[[Path], None]
+) -> Iterator[Callable[..., Server]]:
     """`launch_server(WSP_…=…)` starts a server on an empty database and does not wait for anything.
 
     Every server of a test has the same folder and database, unless told otherwise: stop one, launch the next.
@@ -274,7 +280,7 @@ def launch_server(empty_url: str, tmp_path: Path, free_port: Callable[[], int]) 
 
     yield launch
     for started in reversed(launched):
-        started.destroy()
+        started.destroy(end_runners)
 
 
 @pytest.fixture
