@@ -23,6 +23,7 @@ from wsp import schema
 from wsp.database import Database
 from wsp.settings import Settings, load_settings
 
+RUNNER_SECONDS = 20.0  # for a runner to end the commands that it has
 STORES = ("sqlite", "postgresql")
 
 
@@ -33,6 +34,31 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         if name.startswith("WSP_"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+# --- Runners ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def end_runners() -> Callable[[Path], None]:
+    """`end_runners(folder)` ends the runners whose data folder lies in there, and their commands.
+
+    They outlive a scheduler that was killed, and wait for the next one.
+    """
+    return _end_runners
+
+
+def _end_runners(folder: Path) -> None:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "wsp.cron.runner" in line and any(Path(word).is_relative_to(folder) for word in line):
+            found.append(process)
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    for process in psutil.wait_procs(found, timeout=RUNNER_SECONDS)[1]:
+        process.kill()
 
 
 # --- PostgreSQL -------------------------------------------------------------------------------------------------
@@ -218,23 +244,3 @@ def free_port() -> Callable[[], int]:
         return port
 
     return pick
-
-
-@pytest.fixture(scope="session")
-def end_runners() -> Callable[[Path], None]:
-    """A function that ends what runs commands for a data folder, and the commands: they outlive a killed scheduler."""
-
-    def end(data_dir: Path) -> None:
-        folder = str(data_dir / "cron")
-        for process in psutil.process_iter(["cmdline"]):
-            line = process.info["cmdline"] or ()
-            if "wsp.cron.runner" not in line or folder not in line:
-                continue
-            with suppress(psutil.NoSuchProcess):
-                commands = process.children(recursive=True)
-                process.kill()
-                for command in commands:
-                    with suppress(psutil.NoSuchProcess):
-                        command.kill()
-
-    return end

@@ -99,7 +99,7 @@ def cron(
     yield one
     one.process.kill()
     one.process.wait()
-    end_runners(settings.data_dir)
+    end_runners(tmp_path)
 
 
 @pytest.mark.parametrize("both", [0.0, 0.4], ids=["scheduler", "both"])

@@ -86,7 +86,7 @@ def launch(
     for process in begun:
         process.kill()
         process.wait()
-    end_runners(Path(variables["WSP_DATA_DIR"]))
+    end_runners(tmp_path)
 
 
 def schedulers(database: Database) -> list[int]:

@@ -177,7 +177,7 @@ class Server:
             self.process.send_signal(number)
         return self.process.wait(timeout=STOP_SECONDS)
 
-    def destroy(self, end_runners: Callable[[Path], None]) -> None:
+    def destroy(self) -> None:
         """Leave nothing behind, whatever the test did."""
         children = self.pids()
         try:
@@ -193,7 +193,6 @@ class Server:
                 continue
             except psutil.TimeoutExpired:
                 psutil.Process(pid).kill()
-        end_runners(self.data_dir)
 
 
 def _launch(folder: Path, database_url: str, free_port: Callable[[], int], given: Mapping[str, str]) -> Server:
@@ -246,12 +245,12 @@ def servers(
                 postgres.execute(f"CREATE DATABASE {name} TEMPLATE template1")
                 url = postgres.url(name)
             running[store] = _launch(folder, url, free_port, {})
-            running[store].wait_ready()
-        return running[store]
+        return running[store].wait_ready()
 
     yield on
     for server in running.values():
-        server.destroy(end_runners)
+        server.destroy()
+        end_runners(server.folder)
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
@@ -280,7 +279,8 @@ def launch_server(
 
     yield launch
     for started in reversed(launched):
-        started.destroy(end_runners)
+        started.destroy()
+    end_runners(tmp_path)
 
 
 @pytest.fixture

@@ -2,12 +2,15 @@
 
 import json
 import os
+import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,8 +48,11 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def victim(tmp_path: Path, work: Path) -> Callable[..., tuple[str, int]]:
-    """A function that has a scheduler start commands, kills it with SIGKILL, and returns its runner's id and pid."""
+def victim(tmp_path: Path, work: Path, end_runners: Callable[[Path], None]) -> Iterator[Callable[..., tuple[str, int]]]:
+    """A function that has a scheduler start commands, kills it with SIGKILL, and returns its runner's id and pid.
+
+    The runners end with the test.
+    """
 
     def live_and_die(*commands: str) -> tuple[str, int]:
         with subprocess.Popen(
@@ -59,7 +65,8 @@ def victim(tmp_path: Path, work: Path) -> Callable[..., tuple[str, int]]:
             process.kill()
         return runner_id, int(pid)
 
-    return live_and_die
+    yield live_and_die
+    end_runners(tmp_path)
 
 
 class TestAdopt:
@@ -174,6 +181,25 @@ class TestAlone:
             assert runner.wait(60) == 0
             assert time.time() - (work / "over").stat().st_mtime >= 0.95
 
+    @pytest.mark.parametrize("gone", ["the socket", "the folder", "another socket"])
+    def test_one_that_nobody_can_find_ends_with_its_commands(
+        self, victim: Callable[..., tuple[str, int]], tmp_path: Path, work: Path, gone: str
+    ) -> None:
+        """And not with ends that wait for an hour."""
+        runner_id, pid = victim("until [ -e go ]; do sleep 0.02; done; touch over")
+        folder = tmp_path / "cron" / "runner"
+        with _open_process(pid) as process:
+            if gone == "the folder":
+                shutil.rmtree(tmp_path / "cron")
+            else:
+                (folder / protocol.socket_name(runner_id)).unlink()
+            if gone == "another socket":
+                (folder / protocol.socket_name(runner_id)).touch()
+            assert not process.wait(0.3), "it has a command to look after"
+            (work / "go").touch()
+            assert process.wait(60), "it waits for nobody"
+        assert (work / "over").exists()
+
 
 class TestGone:
     def test_is_told(self, scheduler: "Scheduler") -> None:
@@ -275,6 +301,22 @@ class TestLine:
         _until(scheduler.adopt)
         ends = [scheduler.end(n) for n in [1, *range(10, 60)]]
         assert {end.output.total_bytes for end in ends[1:]} == {60_000}
+
+
+class _Process:
+    def __init__(self, pid: int) -> None:
+        self._descriptor = os.pidfd_open(pid)
+
+    def wait(self, seconds: float) -> bool:
+        """Has it ended, by then?"""
+        return bool(select.select([self._descriptor], [], [], seconds)[0])
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _open_process(pid: int) -> "closing[_Process]":
+    return closing(_Process(pid))
 
 
 def _until_ended(messages: "object") -> list[bytes]:

@@ -30,6 +30,7 @@ class Line:
         self._listener.bind(made)
         self._listener.listen(16)
         os.rename(made, protocol.socket_name(runner_id))
+        self._file = _identity(self._path)
         epoll.register(self._listener, select.EPOLLIN)
         if first is not None:
             self._take(first)
@@ -38,6 +39,15 @@ class Line:
     def connected(self) -> bool:
         """Is there a scheduler?"""
         return self._peer is not None
+
+    def can_be_found(self) -> bool:
+        """Can another scheduler connect? Not once somebody has removed the socket's file, or its folder."""
+        try:
+            return _identity(self._path) == self._file
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:  # not now; that may pass
+            return True
 
     def descriptors(self) -> tuple[int, int]:
         """Those of the scheduler, -1 without one, and of the socket that others connect to."""
@@ -132,3 +142,8 @@ class Line:
         self._listener.close()
         if self._peer is not None:
             self._hang_up()
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino

@@ -25,6 +25,7 @@ DRAIN_SECONDS = 1.0  # how long a grandchild may hold the output open after the 
 FIRST_SECONDS = 30.0  # for the first scheduler to come
 NEXT_SECONDS = 60.0  # for the next one, after one that died: who claimed runs and did not hand them over is to be told
 KEEP_SECONDS = 3600.0  # how long ends wait for a scheduler to come and take them
+FIND_SECONDS = 10.0  # between two looks whether a scheduler could come at all
 LEAVE_SECONDS = 5.0  # how long they do after SIGTERM
 
 STOPPED = "The runner was told to end"
@@ -58,6 +59,8 @@ class Server:
         self._new_ends: list[Message] = []
         self._alone_since: float | None = time.monotonic()
         self._last_end = 0.0
+        self._can_be_found = True
+        self._find_at = 0.0
         self._had_scheduler = False
         self._dismissed = False
         self._told_to_stop = False
@@ -117,13 +120,21 @@ class Server:
             return not self._ended or not self._line.connected or now > self._stopping_since + LEAVE_SECONDS
         if self._line.connected or self._alone_since is None:
             return False
-        if self._ended:
+        if not self._is_findable(now):
+            patience = 0.0
+        elif self._ended:
             patience = KEEP_SECONDS
         elif self._dismissed:
             patience = 0.0
         else:
             patience = NEXT_SECONDS if self._had_scheduler else FIRST_SECONDS
         return now >= max(self._alone_since, self._last_end) + patience
+
+    def _is_findable(self, now: float) -> bool:
+        if now >= self._find_at:
+            self._find_at = now + FIND_SECONDS
+            self._can_be_found = self._line.can_be_found()
+        return self._can_be_found
 
     def _serve(self, descriptors: list[int]) -> None:
         scheduler, listener = self._line.descriptors()
