@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 SECOND = timedelta(seconds=1)
+TARDY_SECONDS = 5.0  # what takes a fraction of a second, on a machine that has other things to do
 PROGRAM = (
     "from wsp.settings import load_settings; from wsp.logs import configure_logging; from wsp.cron.run import run; "
     "settings = load_settings(); configure_logging(settings); run(settings, supervised={supervised})"
@@ -135,21 +136,20 @@ def soon(seconds: float = 1.0) -> datetime:
 
 
 class TestJob:
-    @pytest.mark.slow
     def test_is_armed_and_runs_at_its_due_second(self, jobs: JobStore, launch: Launch, until: Until) -> None:
         launch()
-        job_id = jobs.add(cron_expr="* * * * *", command="echo hello")
+        job_id = jobs.add(cron_expr=f"* * * * * {soon(5).second}", command="echo hello")
         begin = time.monotonic()
         until(lambda: jobs.job(job_id).next_run_at is not None)
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < TARDY_SECONDS
         due = jobs.job(job_id).next_run_at
         assert due is not None
-        assert due.second == due.microsecond == 0
+        assert due.microsecond == 0
         until(lambda: ended(jobs, job_id), 75)
         [first] = jobs.runs(job_id)
         assert first.scheduled_for == due
         assert first.started_at is not None
-        assert timedelta(0) <= first.started_at - due < SECOND
+        assert timedelta(0) <= first.started_at - due < timedelta(seconds=TARDY_SECONDS)
         job = jobs.job(job_id)
         assert (job.last_run_at, job.last_run_ok, job.next_run_at) == (first.started_at, True, due + 60 * SECOND)
 
@@ -372,7 +372,7 @@ class TestRequest:
         until(lambda: ended(jobs, job_id))
         [run] = jobs.runs(job_id)
         assert (run.status, run.reason) == ("killed", "Killed by admin")
-        assert took < grace + 1
+        assert took < grace + TARDY_SECONDS
 
     def test_for_a_kill_of_what_waits(self, jobs: JobStore, launch: Launch, until: Until) -> None:
         launch(WSP_CRON_MAX_RUNNING="1")

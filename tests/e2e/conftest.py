@@ -225,27 +225,38 @@ def _launch(folder: Path, database_url: str, free_port: Callable[[], int], given
     return Server(process=process, environment=environment, folder=folder, out=out, err=err)
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def server(
+@pytest.fixture(scope="session")
+def servers(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     free_port: Callable[[], int],
     end_runners: Callable[[Path], None],
-) -> Iterator[Server]:
-    """A running server that all tests share, on each store."""
-    folder = tmp_path_factory.mktemp("server")
-    url = f"sqlite:///{folder / 'data' / 'wsp.db'}"
-    if request.param == "postgresql":
-        postgres: PostgresServer = request.getfixturevalue("postgres")
-        name = f"s{uuid.uuid4().hex}"
-        postgres.execute(f"CREATE DATABASE {name} TEMPLATE template1")
-        url = postgres.url(name)
-    running = _launch(folder, url, free_port, {})
-    try:
-        yield running.wait_ready()
-    finally:
-        running.destroy()
-        end_runners(folder)
+) -> Iterator[Callable[[str], Server]]:
+    """`servers(store)`: a running server on that store, launched when it is first asked for."""
+    running: dict[str, Server] = {}
+
+    def on(store: str) -> Server:
+        if store not in running:
+            folder = tmp_path_factory.mktemp("server")
+            url = f"sqlite:///{folder / 'data' / 'wsp.db'}"
+            if store == "postgresql":
+                postgres: PostgresServer = request.getfixturevalue("postgres")
+                name = f"s{uuid.uuid4().hex}"
+                postgres.execute(f"CREATE DATABASE {name} TEMPLATE template1")
+                url = postgres.url(name)
+            running[store] = _launch(folder, url, free_port, {})
+        return running[store].wait_ready()
+
+    yield on
+    for server in running.values():
+        server.destroy()
+        end_runners(server.folder)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest, servers: Callable[[str], Server]) -> Server:
+    """A running server that all tests share, on each store. It outlives the change to the other store."""
+    return servers(request.param)
 
 
 @pytest.fixture

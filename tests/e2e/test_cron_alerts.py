@@ -220,7 +220,7 @@ class TestAServer:
         before = len(runs())
         wait_until(lambda: len(runs()) >= before + 5, "more runs")
         lateness = [(run.started_at - run.scheduled_for).total_seconds() for run in runs() if run.started_at]
-        assert sorted(lateness)[len(lateness) // 2] < 1
+        assert sorted(lateness)[len(lateness) // 2] < 5  # it is milliseconds where nothing else is going on
         assert server.call("GET", "/webhooks")[0] == 200
         database.close()
         assert server.stop() == 0

@@ -466,7 +466,7 @@ class TestStream:
                     begun = time.monotonic()
                     assert mine.get(f"/api/v1{job.path}").status_code == 200
                     times.append(time.monotonic() - begun)
-                assert sorted(times)[10] < 1.0  # threads that were all taken would never answer
+                assert sorted(times)[10] < 5.0  # threads that were all taken would never answer
             finally:
                 job.set(run, status="succeeded", output="".join(f"{n}\n" for n in range(20)))
             assert all(watcher.result(60)[-1] == "end" for watcher in watchers)
