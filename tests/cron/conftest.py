@@ -302,7 +302,7 @@ class FakeRunner:
 @pytest.fixture
 def fake_runners(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeRunner]]:
     """Runners without processes."""
-    monkeypatch.setattr("wsp.cron.runners.Runner", FakeRunner)
+    monkeypatch.setattr("wsp.cron.server.runners.Runner", FakeRunner)
     yield FakeRunner
     FakeRunner.launched.clear()
     FakeRunner.abandoned.clear()

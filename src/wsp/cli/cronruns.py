@@ -15,8 +15,8 @@ from wsp.cli.environment import read_settings
 from wsp.cli.output import print_table
 from wsp.cli.store import open_database
 from wsp.cron import manual, runs, service
+from wsp.cron.folders import OUTPUTS
 from wsp.cron.models import ENDED, CronJob, JobRun
-from wsp.cron.retention import OUTPUTS
 from wsp.cron.run_output import Decoder, RunOutput
 from wsp.cron.runner.frames import GAP, STDERR
 from wsp.cron.runs import RunPage

@@ -16,7 +16,7 @@ from wsp.settings import Settings
 from wsp.supervisor import end_with_parent
 
 # Named, not imported: a process must not carry what another one needs.
-ENTRY_POINTS = {"api": "wsp.web.run", "ftp": "wsp.ftp.server.run", "cron": "wsp.cron.run"}
+ENTRY_POINTS = {"api": "wsp.web.run", "ftp": "wsp.ftp.server.run", "cron": "wsp.cron.server.run"}
 
 logger = logging.getLogger(__name__)
 

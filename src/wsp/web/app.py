@@ -11,8 +11,8 @@ from wsp.auth.dependencies import authenticate
 from wsp.auth.endpoints import auth_router, keys_router
 from wsp.auth.keyring import Keyring
 from wsp.cron.endpoints import ROUTERS as CRON_ROUTERS
+from wsp.cron.folders import OUTPUTS
 from wsp.cron.notifier import Notifier
-from wsp.cron.retention import OUTPUTS
 from wsp.cron.watching import Watching
 from wsp.database import Database
 from wsp.ftp.endpoints import ROUTERS as FTP_ROUTERS

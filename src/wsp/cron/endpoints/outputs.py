@@ -12,8 +12,8 @@ from wsp.auth.dependencies import KeyFor
 from wsp.cron import run_stream, runs
 from wsp.cron.endpoints.jobs import Caller, JobId
 from wsp.cron.endpoints.runs import RunId
+from wsp.cron.folders import OUTPUTS
 from wsp.cron.models import ENDED, JobRun
-from wsp.cron.retention import OUTPUTS
 from wsp.cron.run_output import Decoder, Measure, RunOutput, Stream, as_text, gathered, kept_bytes, of_stream
 from wsp.cron.run_schemas import RunOut
 from wsp.cron.watching import Watching

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wsp.cron.models import CronState
-from wsp.cron.processes import Process, boot_id
-from wsp.cron.recovery import (
+from wsp.cron.rows import Claim
+from wsp.cron.runner.frames import STDOUT, encode
+from wsp.cron.runner.orders import Output
+from wsp.cron.runner.spool import run_folder, segment_name
+from wsp.cron.server.processes import Process, boot_id
+from wsp.cron.server.recovery import (
     GONE,
     LOST_TRACK,
     SUSPECT_SECONDS,
@@ -27,10 +31,6 @@ from wsp.cron.recovery import (
     remember_runner,
     still_claimed,
 )
-from wsp.cron.rows import Claim
-from wsp.cron.runner.frames import STDOUT, encode
-from wsp.cron.runner.orders import Output
-from wsp.cron.runner.spool import run_folder, segment_name
 from wsp.heartbeat import ServiceRow, node_name
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wsp.cron import planner, scheduler
-from wsp.cron.scheduler import Scheduler
+from wsp.cron import planner
+from wsp.cron.server import scheduler
+from wsp.cron.server.scheduler import Scheduler
 from wsp.database import utc_now
 from wsp.settings import Settings
 

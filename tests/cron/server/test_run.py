@@ -19,10 +19,10 @@ import pytest
 from sqlalchemy import select
 
 from wsp.cron.models import CronState, Follows, JobRun, Notice
-from wsp.cron.processes import MARK_VARIABLE, boot_id, find_tree
-from wsp.cron.recovery import GONE, RUNNER_GONE, run_mark
-from wsp.cron.run import run as run_scheduler
 from wsp.cron.runner.frames import STDERR, STDOUT, decode
+from wsp.cron.server.processes import MARK_VARIABLE, boot_id, find_tree
+from wsp.cron.server.recovery import GONE, RUNNER_GONE, run_mark
+from wsp.cron.server.run import run as run_scheduler
 from wsp.database import Database, utc_now
 from wsp.errors import StartupError
 from wsp.heartbeat import ServiceRow, alive, node_name
@@ -36,7 +36,8 @@ pytestmark = pytest.mark.e2e
 SECOND = timedelta(seconds=1)
 TARDY_SECONDS = 5.0  # what takes a fraction of a second, on a machine that has other things to do
 PROGRAM = (
-    "from wsp.settings import load_settings; from wsp.logs import configure_logging; from wsp.cron.run import run; "
+    "from wsp.settings import load_settings; from wsp.logs import configure_logging; "
+    "from wsp.cron.server.run import run; "
     "settings = load_settings(); configure_logging(settings); run(settings, supervised={supervised})"
 )
 

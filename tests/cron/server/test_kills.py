@@ -23,7 +23,7 @@ import pytest
 from sqlalchemy import func, select
 
 from wsp.cron.models import CronState, JobRun
-from wsp.cron.processes import MARK_VARIABLE
+from wsp.cron.server.processes import MARK_VARIABLE
 from wsp.database import utc_now
 from wsp.settings import Settings
 
@@ -38,7 +38,8 @@ DEADLINE_SECONDS = 120.0  # until everything is settled after the last kill
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300 + 8 * KILLS)]
 
 PROGRAM = (
-    "from wsp.settings import load_settings; from wsp.logs import configure_logging; from wsp.cron.run import run; "
+    "from wsp.settings import load_settings; from wsp.logs import configure_logging; "
+    "from wsp.cron.server.run import run; "
     "settings = load_settings(); configure_logging(settings); run(settings)"
 )
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from wsp.cron.dispatch import Dispatcher
-from wsp.cron.offload import Offload
-from wsp.cron.recovery import (
+from wsp.cron.server.dispatch import Dispatcher
+from wsp.cron.server.offload import Offload
+from wsp.cron.server.recovery import (
     SUSPECT_SECONDS,
     Orphan,
     Suspicion,

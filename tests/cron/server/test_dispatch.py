@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from wsp.cron import dispatch, journal, records
-from wsp.cron.commands import HOME_TROUBLE
-from wsp.cron.dispatch import STOPPED, Dispatcher
 from wsp.cron.models import CronState
 from wsp.cron.policy import Policy
-from wsp.cron.processes import boot_id
-from wsp.cron.recovery import RUNNER_GONE
 from wsp.cron.rows import Claim
 from wsp.cron.runner.frames import STDOUT, encode
 from wsp.cron.runner.orders import Ended, Output
+from wsp.cron.server import dispatch, journal, records
+from wsp.cron.server.commands import HOME_TROUBLE
+from wsp.cron.server.dispatch import STOPPED, Dispatcher
+from wsp.cron.server.processes import boot_id
+from wsp.cron.server.recovery import RUNNER_GONE
 from wsp.cron.work import Job, PlannedRun
 from wsp.database import utc_now
 from wsp.heartbeat import node_name

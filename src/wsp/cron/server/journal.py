@@ -19,8 +19,8 @@ from sqlalchemy.orm import Session
 from wsp.counters import Counters, Histogram, add_to_stored
 from wsp.cron import alerts
 from wsp.cron.followups import follow_ups, will_retry
-from wsp.cron.offload import Offload
-from wsp.cron.records import Closing, Start, record_ends, record_starts
+from wsp.cron.server.offload import Offload
+from wsp.cron.server.records import Closing, Start, record_ends, record_starts
 from wsp.cron.work import End, PlannedRun
 from wsp.database import utc_now
 from wsp.settings import Settings

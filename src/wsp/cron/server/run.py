@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from wsp.changes import ChangeFeed, open_feed
 from wsp.cron.notifier import Notifier
-from wsp.cron.scheduler import Scheduler
+from wsp.cron.server.scheduler import Scheduler
 from wsp.database import Database
 from wsp.errors import StartupError
 from wsp.heartbeat import Heartbeat

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from wsp.cron.processes import MARK_VARIABLE, Process, boot_id, end_tree, find_tree, start_time
 from wsp.cron.runner.procfs import run_limit
+from wsp.cron.server.processes import MARK_VARIABLE, Process, boot_id, end_tree, find_tree, start_time
 
 DEADLINE_SECONDS = 20.0
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from wsp.cron.runner.client import Runner
 from wsp.cron.runner.orders import Ended, Started
 
-FOLDER = "cron"  # below the data folder
-
 LAUNCH_RETRY_SECONDS = (0.1, 1.0, 5.0)  # after one that died, or could not be started; the last one again and again
 STEADY_SECONDS = 10.0  # one that lived longer died of something new
 CLOSE_SECONDS = 0.5

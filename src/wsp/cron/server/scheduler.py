@@ -13,13 +13,13 @@ from sqlalchemy.orm import Session
 
 from wsp.cron import alerts, arming, planner, queue
 from wsp.cron.arming import Cause
-from wsp.cron.caretaker import Caretaker
-from wsp.cron.dispatch import Dispatcher
 from wsp.cron.followups import follow_ups
-from wsp.cron.offload import Offload
-from wsp.cron.processes import boot_id
-from wsp.cron.retention import Retention
 from wsp.cron.rows import BATCH_JOBS, Batch, Claim
+from wsp.cron.server.caretaker import Caretaker
+from wsp.cron.server.dispatch import Dispatcher
+from wsp.cron.server.offload import Offload
+from wsp.cron.server.processes import boot_id
+from wsp.cron.server.retention import Retention
 from wsp.database import Database, utc_now
 from wsp.heartbeat import node_name
 from wsp.settings import Settings

@@ -15,12 +15,12 @@ from typing import NamedTuple
 from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
+from wsp.cron.folders import OUTPUTS
 from wsp.cron.models import OPEN, QUEUED, CronState, JobRun
-from wsp.cron.processes import Process, boot_id, end_tree, start_time
-from wsp.cron.retention import OUTPUTS
 from wsp.cron.rows import JOB_COLUMNS, RUN_COLUMNS, RUNS, RUNS_WITH_JOBS, UNCLAIMED, Claim, JobRow, is_open, run_of
 from wsp.cron.runner import spool
 from wsp.cron.runner.orders import Output
+from wsp.cron.server.processes import Process, boot_id, end_tree, start_time
 from wsp.cron.work import PlannedRun, Result
 from wsp.heartbeat import STALE_SECONDS, ServiceRow, node_name
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from wsp.banner import print_banner
-from wsp.cron.run import run
+from wsp.cron.server.run import run
 from wsp.errors import StartupError
 from wsp.settings import Settings
 
@@ -39,7 +39,7 @@ class TestRoot:
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 0)
-        monkeypatch.setattr("wsp.cron.run.asyncio.run", lambda serving: serving.close())
+        monkeypatch.setattr("wsp.cron.server.run.asyncio.run", lambda serving: serving.close())
         with caplog.at_level(logging.WARNING):
             run(settings)
         assert "the commands of all jobs run as root" in caplog.text
@@ -55,7 +55,7 @@ class TestOwner:
         closed: str,
     ) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: 0)
-        monkeypatch.setattr("wsp.cron.run.asyncio.run", lambda serving: serving.close())
+        monkeypatch.setattr("wsp.cron.server.run.asyncio.run", lambda serving: serving.close())
         with tempfile.TemporaryDirectory() as top:  # tmp_path lies in a closed folder itself
             root = Path(top, "srv", "files")
             (root / "home").mkdir(parents=True)

@@ -19,14 +19,18 @@ from typing import TypeVar
 from sqlalchemy.orm import Session
 
 from wsp.cron import alerts
-from wsp.cron.commands import CannotStart, orders_for
+from wsp.cron.folders import FOLDER
 from wsp.cron.followups import follow_ups
-from wsp.cron.journal import AWAY, RETRY_SECONDS, Journal
-from wsp.cron.offload import Offload
-from wsp.cron.processes import Process, end_tree
 from wsp.cron.queue import settle
-from wsp.cron.records import Closing, Start, result_of
-from wsp.cron.recovery import (
+from wsp.cron.rows import Batch, Claim
+from wsp.cron.runner.client import Runner
+from wsp.cron.runner.orders import Ended, Order, Started
+from wsp.cron.server.commands import CannotStart, orders_for
+from wsp.cron.server.journal import AWAY, RETRY_SECONDS, Journal
+from wsp.cron.server.offload import Offload
+from wsp.cron.server.processes import Process, end_tree
+from wsp.cron.server.records import Closing, Start, result_of
+from wsp.cron.server.recovery import (
     GRACE_SECONDS,
     RUNNER_GONE,
     give_back,
@@ -36,10 +40,7 @@ from wsp.cron.recovery import (
     run_mark,
     still_claimed,
 )
-from wsp.cron.rows import Batch, Claim
-from wsp.cron.runner.client import Runner
-from wsp.cron.runner.orders import Ended, Order, Started
-from wsp.cron.runners import FOLDER, Runners
+from wsp.cron.server.runners import Runners
 from wsp.cron.work import End, PlannedRun, Result
 from wsp.database import Database, utc_now
 from wsp.settings import Settings

@@ -5,17 +5,17 @@ import logging
 import random
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 
 from sqlalchemy import delete, false, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from wsp.cron.folders import OUTPUTS
 from wsp.cron.models import OPEN
-from wsp.cron.offload import Offload
 from wsp.cron.policy import Policy
 from wsp.cron.rows import JOBS, RUNS
 from wsp.cron.runner import spool
+from wsp.cron.server.offload import Offload
 from wsp.cron.work import PlannedRun
 from wsp.database import utc_now
 from wsp.settings import Settings
@@ -28,9 +28,6 @@ SWEEP_SECONDS = 6 * 3600.0
 SWEEP_ROWS = 1000  # looked at in one transaction
 SWEEP_PAUSE_SECONDS = 0.1
 YOUNG = timedelta(days=1)  # runs younger than this are kept for their days in any case
-
-OUTPUTS = Path("cron", "output")
-"""The folder of outputs, below the data folder."""
 
 logger = logging.getLogger(__name__)
 

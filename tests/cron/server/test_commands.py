@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from wsp.cron.commands import FOLDER_MISSING, FOLDER_OUTSIDE, HOME_TROUBLE, PATH, CannotStart, orders_for
 from wsp.cron.policy import Policy
 from wsp.cron.runner.orders import Order
+from wsp.cron.server.commands import FOLDER_MISSING, FOLDER_OUTSIDE, HOME_TROUBLE, PATH, CannotStart, orders_for
 from wsp.cron.work import Job, PlannedRun
 from wsp.settings import Settings
 
