@@ -6,10 +6,12 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from wsp.cron.models import CronState
+from wsp.cron.planner import plan
 from wsp.cron.rows import Claim
 from wsp.cron.runner.frames import STDOUT, encode
 from wsp.cron.runner.orders import Output
@@ -203,6 +205,38 @@ class TestClaims:
             give_back(session, everything, "me")
         rows = {run.id: run.service_id for run in jobs.runs()}
         assert rows == {mine: "", another: "another", started: "me"}
+
+    def test_the_newest_tick_of_a_job_is_undecided_again(self, jobs: JobStore) -> None:
+        tick = {"service_id": "me", "start_at": NOON}
+        job = jobs.add(next_run_at=NOON + 60 * SECOND, due_from=NOON)
+        changed = jobs.add(next_run_at=NOON + 60 * SECOND, due_from=NOON)
+        jobs.change(changed, command="echo other")
+        older = jobs.add(next_run_at=NOON + 120 * SECOND, due_from=NOON + 60 * SECOND)
+        run_ids = [jobs.add_run(each, NOON, "queued", **tick) for each in (job, changed, older)]
+        run_ids.append(jobs.add_run(job, NOON + SECOND, "queued", **tick | {"trigger": "manual"}))
+        with jobs.database.transaction() as session:
+            give_back(session, run_ids, "me")
+        assert [(run.id, run.service_id) for run in jobs.runs()] == [(run_id, "") for run_id in run_ids[1:]]
+        assert (jobs.job(job).next_run_at, jobs.job(job).due_from) == (NOON, NOON - SECOND)
+        assert jobs.job(older).next_run_at == NOON + 120 * SECOND
+
+    @pytest.mark.parametrize(
+        ("missed", "expected"),
+        [("skip", ["skipped", "skipped"]), ("run_once", ["skipped", "queued"]), ("run_all", ["queued", "queued"])],
+    )
+    def test_a_tick_that_comes_while_nobody_is_there_is_a_missed_one(
+        self, jobs: JobStore, missed: str, expected: list[str]
+    ) -> None:
+        jobs.add(next_run_at=NOON, policy={"missed": missed})
+        zone, shortly_before = ZoneInfo("UTC"), NOON - timedelta(milliseconds=300)
+        with jobs.database.transaction() as session:
+            batch = plan(session, shortly_before, NOON, zone, Claim("me", "here", "boot", shortly_before), places=9)
+            give_back(session, [run.run_id for run in batch.runs], "me")
+        later = NOON + 90 * SECOND
+        with jobs.database.transaction() as session:
+            plan(session, later, later, zone, Claim("next", "here", "boot", later), places=9)
+        assert [run.scheduled_for for run in jobs.runs()] == [NOON, NOON + 60 * SECOND]
+        assert [run.status for run in jobs.runs()] == expected
 
     def test_of_another_are_inherited_with_its_runner(self, jobs: JobStore) -> None:
         going = running(jobs, "dead", pid=5, pid_started=6)

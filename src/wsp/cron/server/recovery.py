@@ -15,9 +15,21 @@ from typing import NamedTuple
 from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
+from wsp.cron.bulk import update_rows
 from wsp.cron.folders import OUTPUTS
 from wsp.cron.models import OPEN, QUEUED, CronState, JobRun
-from wsp.cron.rows import JOB_COLUMNS, RUN_COLUMNS, RUNS, RUNS_WITH_JOBS, UNCLAIMED, Claim, JobRow, is_open, run_of
+from wsp.cron.rows import (
+    JOB_COLUMNS,
+    JOBS,
+    RUN_COLUMNS,
+    RUNS,
+    RUNS_WITH_JOBS,
+    UNCLAIMED,
+    Claim,
+    JobRow,
+    is_open,
+    run_of,
+)
 from wsp.cron.runner import spool
 from wsp.cron.runner.orders import Output
 from wsp.cron.server.processes import Process, boot_id, end_tree, start_time
@@ -49,6 +61,8 @@ _RUNS = (
     .select_from(RUNS_WITH_JOBS)
     .order_by(RUNS.c.id)
 )
+
+_SECOND = timedelta(seconds=1)  # between two ticks, at least
 
 _SILENTLY = {"synchronize_session": False}
 
@@ -99,13 +113,52 @@ def still_claimed(session: Session, run_ids: Iterable[int], service_id: str) -> 
 
 
 def give_back(session: Session, run_ids: Iterable[int], service_id: str) -> None:
-    """Let go of runs that no runner was told of: any scheduler may claim them."""
+    """Let go of runs that no runner was told of: any scheduler may claim them.
+
+    The newest tick of a job is undecided again. Who comes next, and maybe late, decides it by the job's policies: from
+    the queue it would start however late that is, and beside the ticks that were missed after it.
+    """
+    run_ids = list(run_ids)
+    _undecide(session, run_ids, service_id)
     session.execute(
         update(JobRun)
         .where(JobRun.id.in_(run_ids), JobRun.service_id == service_id, JobRun.status == QUEUED)
         .values(**UNCLAIMED),
         execution_options=_SILENTLY,
     )
+
+
+def _undecide(session: Session, run_ids: Collection[int], service_id: str) -> None:
+    ticks = session.execute(
+        select(RUNS.c.id, RUNS.c.scheduled_for, JOBS.c.id.label("job_id"), JOBS.c.revision)
+        .select_from(RUNS_WITH_JOBS)
+        .where(
+            RUNS.c.id.in_(run_ids),
+            RUNS.c.service_id == service_id,
+            RUNS.c.status == QUEUED,
+            RUNS.c.trigger == "schedule",
+            RUNS.c.kill_requested_at.is_(None),
+            # Else the job was changed since then, and what is due before its change is not for its new policies.
+            JOBS.c.due_from == RUNS.c.scheduled_for,
+            JOBS.c.revision == JOBS.c.armed_revision,
+            JOBS.c.enabled,
+        )
+        .order_by(JOBS.c.id)
+        .with_for_update(of=[RUNS, JOBS], key_share=True)
+    ).all()
+    if not ticks:
+        return
+    session.execute(delete(JobRun).where(JobRun.id.in_([tick.id for tick in ticks])), execution_options=_SILENTLY)
+    moves = [
+        {
+            "id": tick.job_id,
+            "revision": tick.revision,
+            "next_run_at": tick.scheduled_for,
+            "due_from": tick.scheduled_for - _SECOND,
+        }
+        for tick in ticks
+    ]
+    update_rows(session, JOBS, moves, by=["id", "revision"])
 
 
 class Going(NamedTuple):
