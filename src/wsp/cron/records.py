@@ -121,7 +121,7 @@ def record_ends(
 
 
 def lock_jobs(session: Session, job_ids: Iterable[int]) -> Mapping[int, JobRow]:
-    """What the jobs say now, until the end of the transaction. Before their runs, and in this order, as all take locks."""
+    """What the jobs say now, and until the commit. Before their runs, and in this order, as everybody takes locks."""
     query = select(*_JOB_COLUMNS).where(JOBS.c.id.in_(sorted(set(job_ids)))).order_by(JOBS.c.id)
     # No lock that a new run's reference to its job would wait for.
     return {row.id: row for row in session.connection().execute(query.with_for_update(key_share=True))}

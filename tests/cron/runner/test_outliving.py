@@ -48,9 +48,7 @@ asyncio.run(main())
 
 
 @pytest.fixture
-def victim(
-    tmp_path: Path, work: Path, end_runners: Callable[[Path], None]
-) -> Iterator[Callable[..., tuple[str, int]]]:
+def victim(tmp_path: Path, work: Path, end_runners: Callable[[Path], None]) -> Iterator[Callable[..., tuple[str, int]]]:
     """A function that has a scheduler start commands, kills it with SIGKILL, and returns its runner's id and pid.
 
     The runners end with the test.
@@ -182,7 +180,6 @@ class TestAlone:
             ours.close()
             assert runner.wait(60) == 0
             assert time.time() - (work / "over").stat().st_mtime >= 0.95
-
 
     @pytest.mark.parametrize("gone", ["the socket", "the folder", "another socket"])
     def test_one_that_nobody_can_find_ends_with_its_commands(
