@@ -353,7 +353,7 @@ class TestRows:
                 second = desk.claimed()
                 dispatcher.submit([second])
                 await eventually(lambda: len(desk.runner.orders) == 2)
-                assert dispatcher.free_places == 200  # their commands have ended
+                await eventually(lambda: dispatcher.free_places == 200)  # their commands have ended
                 assert desk.written == []
                 assert len(desk.runner.kept) == 2  # not acknowledged
                 away = False
