@@ -12,10 +12,14 @@ from sqlalchemy import event, insert, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from wsp.cron import arming, followups, planner, queue
+from wsp.cron import arming, followups, manual, planner, queue, recovery
+from wsp.cron.models import CronJob
 from wsp.cron.pauses import Pauses
 from wsp.cron.rows import JOBS, RUNS
+from wsp.cron.surroundings import look_around
 from wsp.cron.work import End, Result
+from wsp.database import utc_now
+from wsp.heartbeat import ServiceRow
 
 if TYPE_CHECKING:
     from tests.cron.conftest import JobStore, Planning
@@ -191,6 +195,45 @@ class TestManyOthersCostNothing:
         result = Result(status="failed", started_at=NOON, finished_at=NOON)
         ends = [End(run, result, will_retry=True), End(run, result)]
         self.check(costs(lambda session: followups.follow_ups(session, ends, NOON)))
+
+    def test_looking_for_lost_runs(self, jobs: JobStore, costs: Any) -> None:
+        add_runs(jobs, add_jobs(jobs, DUE, next_run_at=NOON + DAY), DUE, status="running", service_id="other")
+        with jobs.database.transaction() as session:
+            for n in range(DUE):
+                recovery.remember_runner(session, f"gone-{n}", "runner")
+
+        def step(session: Session) -> None:
+            assert len(recovery.find_orphans(session, NOON + DAY, service_id="me", active=())) == DUE
+            recovery.forget_runners(session)
+
+        self.check(costs(step))
+
+    def test_runs_that_somebody_asks_for(self, jobs: JobStore) -> None:
+        """Of a job with a long log."""
+        job_id = jobs.add(next_run_at=None)
+        with jobs.database.transaction() as session:
+            session.add(
+                ServiceRow(id="me", node="here", kind="cron", pid=1, started_at=utc_now(), heartbeat_at=utc_now())
+            )
+
+        def step(session: Session) -> None:
+            assert manual.request_run(session, None, job_id, requested_by="admin").id
+
+        analyze(jobs)
+        few = work(jobs, step)
+        add_runs(jobs, [job_id], MANY_RUNS)
+        analyze(jobs)
+        self.check((few, work(jobs, step)))
+
+    def test_what_is_shown_with_jobs(self, jobs: JobStore, costs: Any) -> None:
+        shown = add_jobs(jobs, 3)
+        add_runs(jobs, shown, 3, status="queued", service_id="me", start_at=utc_now() + DAY)
+
+        def step(session: Session) -> None:
+            rows = [session.get_one(CronJob, job_id) for job_id in shown]
+            look_around(session, rows, UTC_ZONE)
+
+        self.check(costs(step))
 
     def test_the_check_can_fail(self, jobs: JobStore, costs: Any) -> None:
         add_jobs(jobs, DUE)

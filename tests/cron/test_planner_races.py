@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import text
 
 from wsp.cron import planner, queue
 from wsp.cron.work import PlannedRun
@@ -81,6 +83,32 @@ class TestTicks:
             ]
         assert taken == [ids[:2], ids[2:]]
         assert len(jobs.runs()) == 4
+
+
+class TestLocks:
+    def test_a_job_is_locked_before_its_runs(self, jobs: JobStore, planning: Planning) -> None:
+        """As somebody does who deletes it: else each would wait for the other."""
+        if jobs.database.is_sqlite:
+            pytest.skip("SQLite lets one writer in at a time")
+        job_id = jobs.add(next_run_at=None)
+        run_id = jobs.request(job_id, NOON)
+        [run] = planning.claim_queued(NOON).runs
+        with ThreadPoolExecutor(1) as pool:
+            with jobs.database.transaction() as session:
+                session.execute(text("SELECT id FROM cron_jobs WHERE id = :id FOR UPDATE"), {"id": job_id})
+                settling = pool.submit(planning.settle, [run], NOON)
+                deadline = time.monotonic() + DEADLINE_SECONDS
+                while not self.somebody_waits(jobs):
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                session.execute(text("SELECT id FROM cron_runs WHERE id = :id FOR UPDATE NOWAIT"), {"id": run_id})
+                session.execute(text("DELETE FROM cron_jobs WHERE id = :id"), {"id": job_id})
+            assert list(settling.result(DEADLINE_SECONDS).runs) == []
+
+    def somebody_waits(self, jobs: JobStore) -> bool:
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        with jobs.database.reading() as session:
+            return session.scalar(text(waiting)) is not None
 
 
 class TestQueue:

@@ -2,11 +2,12 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
-from wsp.cron.models import OPEN, QUEUED, RUNNING, CronJob, JobRun
+from wsp.cron.models import QUEUED, RUNNING, CronJob, JobRun
 from wsp.cron.policy import Policy
+from wsp.cron.rows import is_open
 from wsp.cron.service import get_job
 from wsp.database import utc_now
 from wsp.errors import Conflict, Unavailable
@@ -50,13 +51,13 @@ def request_run(session: Session, visible_to: str | None, job_id: int, *, reques
 
 
 def _check_others(session: Session, job: CronJob, now: datetime) -> None:
-    of_job = JobRun.job_id == job.id
+    of_job = and_(JobRun.job_id == job.id, is_open())
     if Policy.of(job.policy).overlap == "skip":
         # What waits for a time to come (a retry, a tick that is taken a moment ahead) is in nobody's way yet.
         due = or_(JobRun.status == RUNNING, JobRun.start_at <= now, JobRun.start_at.is_(None))
-        other = session.execute(
-            select(JobRun.id, JobRun.status).where(of_job, JobRun.status.in_(OPEN), due).order_by(JobRun.id).limit(1)
-        ).first()
+        # Not by id alone: SQLite would walk the job's whole log for that order.
+        first = select(JobRun.id, JobRun.status).where(of_job, due).order_by(JobRun.start_at, JobRun.id).limit(1)
+        other = session.execute(first).first()
         if other is not None:
             raise Conflict(
                 f"Run {other.id} of this job is still going"

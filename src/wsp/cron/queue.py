@@ -80,7 +80,7 @@ def claim_queued(session: Session, now: datetime, zone: ZoneInfo, claim: Claim, 
     Those that must not start are skipped, with the reason; those that wait for another run of their job go on waiting.
     """
     query = _select_runs().where(claimable(), RUNS.c.start_at <= now).order_by(RUNS.c.start_at, RUNS.c.id).limit(limit)
-    rows = session.execute(query.with_for_update(of=[RUNS, JOBS], skip_locked=True, key_share=True)).all()
+    rows = session.execute(query.with_for_update(of=[JOBS, RUNS], skip_locked=True, key_share=True)).all()
     return _decide(session, rows, now, zone, claim)
 
 
@@ -92,8 +92,9 @@ def settle(session: Session, runs: Sequence[PlannedRun], now: datetime, zone: Zo
     batches = []
     for some in _parts([run.run_id for run in runs]):
         query = _select_runs().where(RUNS.c.id.in_(some), _QUEUED, RUNS.c.service_id == claim.service_id)
-        # In the order of jobs, in which ends are recorded too: nobody waits for one who waits for him.
-        locked = query.order_by(JOBS.c.id, RUNS.c.start_at, RUNS.c.id).with_for_update(of=[RUNS, JOBS], key_share=True)
+        # Jobs in their order, and each before its runs, as ends are recorded and jobs deleted: nobody waits for one who
+        # waits for him.
+        locked = query.order_by(JOBS.c.id, RUNS.c.start_at, RUNS.c.id).with_for_update(of=[JOBS, RUNS], key_share=True)
         batches.append(_decide(session, session.execute(locked).all(), now, zone, claim))
     return Batch(
         [run for batch in batches for run in batch.runs],

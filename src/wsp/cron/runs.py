@@ -146,7 +146,7 @@ def get_run(
 
     Raises NotFound.
     """
-    get_job(session, visible_to, job_id)
+    get_job(session, visible_to, job_id, change=change)  # before its run, as everybody does
     query = select(JobRun).where(JobRun.id == run_id, JobRun.job_id == job_id)
     if change:
         query = query.with_for_update()

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from wsp.cron.models import QUEUED, CronJob, Follows, JobRun, Maintenance, Pause
 from wsp.cron.pauses import Pauses
+from wsp.cron.rows import is_open
 from wsp.database import utc_now
 from wsp.heartbeat import alive
 from wsp.owners import ACTIVE, OWNERS
@@ -21,7 +22,9 @@ ASKED_AT_ONCE = 30_000  # values in one question: SQLite takes 32,766
 # comes first, so that of several the earliest stays.
 _CLAIMED = (
     select(JobRun.job_id, JobRun.scheduled_for)
-    .where(JobRun.status == QUEUED, JobRun.start_at > bindparam("now"), JobRun.scheduled_for > bindparam("now"))
+    .where(
+        is_open(), JobRun.status == QUEUED, JobRun.start_at > bindparam("now"), JobRun.scheduled_for > bindparam("now")
+    )
     .where(JobRun.trigger.in_(("schedule", "missed")))
     .order_by(JobRun.scheduled_for.desc())
 )

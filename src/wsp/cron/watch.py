@@ -91,7 +91,7 @@ def raise_overdue(session: Session, settings: Settings, now: datetime) -> int:
 
 def begin_anew(session: Session, owner: str, now: datetime) -> None:
     """Give an owner's jobs their whole time from now on: they stood still until now."""
-    waiting = select(CronJob).where(CronJob.owner == owner, CronJob.expect_by.is_not(None))
+    waiting = select(CronJob).where(CronJob.owner == owner, CronJob.expect_by.is_not(None)).order_by(CronJob.id)
     for row in session.scalars(waiting):
         row.expect_by = now + _patience(row)
     session.flush()

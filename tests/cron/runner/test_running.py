@@ -256,6 +256,17 @@ class TestOtherAccounts:
         owners = {path.stat().st_uid for path in (scheduler.work / "seen").iterdir()}
         assert owners == {pwd.getpwnam(account).pw_uid}
 
+    def test_is_never_root(self, scheduler: "Scheduler") -> None:
+        end = scheduler.run("id", user="root")
+        assert end.trouble == "The command could not be started: no job becomes root, whose account 'root' is"
+
+    def test_root_is_not_led_away_by_a_link(self, scheduler: "Scheduler", account: str, tmp_path: Path) -> None:
+        (tmp_path / "closed").mkdir(mode=0o700)
+        (tmp_path / "closed" / "open").mkdir(mode=0o777)
+        (scheduler.work / "folder").symlink_to(tmp_path / "closed" / "open")
+        end = scheduler.run("ls", user=account, folder=str(scheduler.work / "folder"))
+        assert end.trouble == "The command could not be started: its working folder was moved meanwhile"
+
     def test_a_name_that_is_no_variable(self, scheduler: "Scheduler", account: str) -> None:
         end = scheduler.run("true", user=account, environment={"A;id": "b"})
         assert "'A;id' is no name for a variable" in end.trouble

@@ -1,5 +1,7 @@
 """What a command gets."""
 
+import os
+import pwd
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -96,3 +98,21 @@ class TestWorkingFolder:
         (home / "file").touch()
         (home / "ring").symlink_to("ring")
         assert order(settings, working_dir=given) == CannotStart(FOLDER_MISSING.format(f"/home/admin/{given}"))
+
+
+class TestAccounts:
+    """`cron_run_as=owner`: a user of the panel may have the name of one that is the system's."""
+
+    @pytest.mark.parametrize(("uid", "first", "allowed"), [(0, 0, False), (33, 1000, False), (1000, 1000, True)])
+    def test_of_the_system_are_nobodys(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, uid: int, first: int, allowed: bool
+    ) -> None:
+        (tmp_path / "login.defs").write_text(f"# UID_MIN 5\nUID_MIN\t{first}\nUID_MAX 60000\n")
+        monkeypatch.setattr("wsp.cron.server.commands.LOGIN_DEFS", tmp_path / "login.defs")
+        account = pwd.struct_passwd(("admin", "x", uid, uid, "", "/", "/bin/sh"))
+        monkeypatch.setattr(pwd, "getpwnam", lambda name: account)
+        monkeypatch.setattr(os, "chown", lambda *_: None)  # which takes root
+        found = order(settings.model_copy(update={"cron_run_as": "owner"}))
+        assert isinstance(found, Order) is allowed
+        if isinstance(found, CannotStart):
+            assert "the system account 'admin' is one of the system's own, with a uid below" in found.sentence

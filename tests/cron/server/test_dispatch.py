@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -263,6 +264,26 @@ class TestOverlap:
         asyncio.run(main())
 
 
+class TestKilling:
+    def test_is_told_again_only_with_another_grace(
+        self, desk: Desk, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The scheduler says it with each look as long as the run goes on."""
+        run = desk.claimed(command="sleep 1")
+        told: list[float | None] = []
+        monkeypatch.setattr(desk.runners, "kill", lambda _self, _id, *, reason, grace: told.append(grace))
+
+        async def main() -> None:
+            async with working(desk) as dispatcher:
+                dispatcher.submit([run])
+                await eventually(lambda: desk.runner.orders)
+                for grace in (60, 60, 60, None, 5, 5):
+                    dispatcher.kill(run.run_id, "enough", grace)
+                assert told == [60, 5]
+
+        asyncio.run(main())
+
+
 class TestRows:
     def test_a_short_run_is_written_once(
         self, desk: Desk, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
@@ -332,7 +353,7 @@ class TestRows:
                 second = desk.claimed()
                 dispatcher.submit([second])
                 await eventually(lambda: len(desk.runner.orders) == 2)
-                assert dispatcher.free_places == 200  # their commands have ended
+                await eventually(lambda: dispatcher.free_places == 200)  # their commands have ended
                 assert desk.written == []
                 assert len(desk.runner.kept) == 2  # not acknowledged
                 away = False
@@ -486,6 +507,32 @@ class TestAdopt:
 
 
 class TestStop:
+    def test_what_is_settled_meanwhile_is_given_back_and_not_started(
+        self, desk: Desk, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its row may be claimed by another scheduler a moment later, which would start it again."""
+        settling, go_on = threading.Event(), threading.Event()
+        settle = dispatch.settle
+
+        def slowly(*arguments: Any) -> Any:
+            settling.set()
+            assert go_on.wait(30)
+            return settle(*arguments)
+
+        monkeypatch.setattr(dispatch, "settle", slowly)
+        run = desk.claimed(contended=True)
+
+        async def main() -> None:
+            await desk.open()
+            desk.dispatcher.submit([run])
+            await eventually(settling.is_set)
+            asyncio.get_running_loop().call_later(0.1, go_on.set)
+            await desk.dispatcher.stop(patience=0, grace=0.1, write_within=5)
+
+        asyncio.run(main())
+        assert desk.runner.calls == []
+        assert (desk.status(run), desk.row(run).service_id) == ("queued", "")
+
     def test_what_runs_is_ended_and_what_waits_is_given_back(self, desk: Desk, eventually: Eventually) -> None:
         going, waiting = desk.claimed(command="sleep 1"), desk.claimed(after=60)
 

@@ -73,6 +73,10 @@ class Spawner:
                     "The command could not be started: its working folder "
                     + ("is missing" if missing else f"cannot be used: {error.strerror}")
                 ) from error
+            # This folder was looked at before, and a step of its path may have become a link since: root could be led
+            # to where the account itself could not go.
+            if command.user and os.getcwd() != command.folder:
+                raise CannotStart("The command could not be started: its working folder was moved meanwhile")
             stdin = _file(command.stdin, opened) if command.stdin else self._null
             out, out_end = os.pipe()
             opened += [out, out_end]
@@ -161,6 +165,8 @@ def _become(user: str) -> list[str]:
         account = pwd.getpwnam(user)
     except (KeyError, ValueError) as error:
         raise CannotStart(f"The system account '{user}' does not exist") from error
+    if account.pw_uid == 0:
+        raise CannotStart(f"The command could not be started: no job becomes root, whose account '{user}' is")
     if os.geteuid() != 0:
         raise CannotStart("The command could not be started: only a server that runs as root can use other accounts")
     ids = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}"]

@@ -88,12 +88,14 @@ class Caretaker:
 
     async def _see_to(self, orphans: list[Orphan]) -> None:
         now = utc_now()
-        unstarted = [orphan for orphan in orphans if orphan.was_never_started(now, self._dispatcher.met)]
+        unstarted: list[Orphan] = []
+        gone: list[Orphan] = []
+        for orphan in orphans:
+            (unstarted if orphan.was_never_started(now, self._dispatcher.met) else gone).append(orphan)
         if unstarted:
             await self._offload.change(lambda session: _give_back(session, unstarted))
             logger.info("%s runs of a dead scheduler were not started yet, and wait again", len(unstarted))
             self._on_given_back()
-        gone = [orphan for orphan in orphans if orphan not in unstarted]
         if gone:
             count = await self._offload.call(lambda: end_commands(gone))
             logger.warning("%s runs were lost; %s processes of theirs were ended", len(gone), count)

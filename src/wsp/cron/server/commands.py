@@ -17,6 +17,8 @@ from wsp.homes import home_dir, home_path, open_home
 from wsp.settings import Settings
 
 SHELL = "/bin/sh"
+FIRST_ACCOUNT = 1000  # UID_MIN, where /etc/login.defs does not name another: login.defs(5)
+LOGIN_DEFS = Path("/etc/login.defs")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 HOME_TROUBLE = "The command could not be started: its home folder cannot be used"
@@ -84,12 +86,21 @@ def _order(run: PlannedRun, home: Path, settings: Settings) -> Order | CannotSta
 
 def _home(settings: Settings, owner: str) -> Path | CannotStart:
     home = home_dir(owner)
+    account = _account(owner) if settings.cron_run_as == "owner" else None
+    # Users of the panel may have any name: that of root, or of a service, must not give them its account.
+    if account is not None and account[0] < (first := _first_account()):
+        return CannotStart(
+            f"The command could not be started: the system account '{owner}' is one of the system's own, "
+            f"with a uid below {first} (UID_MIN in /etc/login.defs)"
+        )
     try:
-        os.close(open_home(settings.files, home, _account(owner) if settings.cron_run_as == "owner" else None))
+        os.close(open_home(settings.files, home, account))
     except OSError as error:
         logger.error("no home folder for %s: %s", owner, error)
         return CannotStart(HOME_TROUBLE)
-    return home_path(settings.files, home)
+    path = home_path(settings.files, home)
+    # Whoever becomes another account is told the real one: see Spawner.
+    return path.resolve() if settings.cron_run_as == "owner" else path
 
 
 def _account(owner: str) -> tuple[int, int] | None:
@@ -98,6 +109,16 @@ def _account(owner: str) -> tuple[int, int] | None:
     except KeyError:  # said by the runner, which has to look it up as well
         return None
     return account.pw_uid, account.pw_gid
+
+
+def _first_account() -> int:
+    """The lowest uid of a person's account; 1 at least, which leaves out root."""
+    try:
+        lines = LOGIN_DEFS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return FIRST_ACCOUNT
+    named = [words[1] for words in map(str.split, lines) if len(words) > 1 and words[0] == "UID_MIN"]
+    return max(1, int(named[-1])) if named and named[-1].isdecimal() else FIRST_ACCOUNT
 
 
 def _working_folder(job: Job, home: Path) -> Path | CannotStart:

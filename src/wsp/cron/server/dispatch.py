@@ -77,6 +77,7 @@ class _Held:
     process: Process | None = None
     started_at: datetime | None = None
     kill_wanted: str | None = None  # the reason
+    kill_grace: float | None = None
 
 
 class Dispatcher:
@@ -243,7 +244,7 @@ class Dispatcher:
                 now = utc_now()
                 ended = Ended(held.run.run_id, now.timestamp(), now.timestamp(), 0, trouble=held.order.sentence)
                 self._close(held, result_of(held.run, ended))
-            elif runner is None or held.order is None:  # it died just now
+            elif runner is None or held.order is None or self._stopping:  # it died just now, or is to be given back
                 self._wait_again(held)
             else:
                 held.stage, held.runner = _Stage.GIVEN, runner
@@ -393,9 +394,11 @@ class Dispatcher:
     def kill(self, run_id: int, reason: str, grace: float | None = None) -> None:
         """End a run: its whole tree, or what it would have started. Saying it again does nothing."""
         held = self._held.get(run_id)
-        if held is None or held.stage is _Stage.OVER or (held.kill_wanted is not None and grace is None):
+        if held is None or held.stage is _Stage.OVER:
             return
-        held.kill_wanted = reason
+        if held.kill_wanted is not None and grace in (None, held.kill_grace):
+            return
+        held.kill_wanted, held.kill_grace = reason, grace
         if held.stage is _Stage.PREPARED:
             self._close(held, _never_started("killed", reason))
         elif held.stage is _Stage.GIVEN and held.runner is not None:

@@ -20,7 +20,7 @@ from wsp.counters import Counters, Histogram, add_to_stored
 from wsp.cron import alerts
 from wsp.cron.followups import follow_ups, will_retry
 from wsp.cron.server.offload import Offload
-from wsp.cron.server.records import Closing, Start, record_ends, record_starts
+from wsp.cron.server.records import Closing, Start, lock_jobs, record_ends, record_starts
 from wsp.cron.work import End, PlannedRun
 from wsp.database import utc_now
 from wsp.settings import Settings
@@ -215,6 +215,9 @@ class Journal:
 
     def _step(self, session: Session, page: _Page) -> list[End]:
         now = utc_now()
+        if page.starts and page.closings:  # what follows the ends asks for jobs when the runs that start are locked
+            runs = [start.run for start in page.starts] + [closing.end.run for closing in page.closings]
+            lock_jobs(session, (run.job.id for run in runs))
         ends = record_ends(session, page.closings, will_retry)
         closed = {closing.end.run.run_id for closing in page.closings}
         fresh = {end.run.run_id for end in ends}

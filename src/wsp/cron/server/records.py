@@ -103,7 +103,7 @@ def record_ends(
     What is not among them has nothing to be written to: its job was deleted, or somebody else has ended it, or has
     claimed it since. `will_retry` says whether an end is not the last word about its tick.
     """
-    jobs = _jobs(session, (closing.end.run.job.id for closing in closings))
+    jobs = lock_jobs(session, (closing.end.run.job.id for closing in closings))
     rows = _rows(session, (closing.end.run.run_id for closing in closings))
     fresh = []
     for closing in closings:
@@ -120,8 +120,8 @@ def record_ends(
     return fresh
 
 
-def _jobs(session: Session, job_ids: Iterable[int]) -> Mapping[int, JobRow]:
-    """What the jobs say now. Taken before their runs, in the order in which everybody takes locks."""
+def lock_jobs(session: Session, job_ids: Iterable[int]) -> Mapping[int, JobRow]:
+    """What the jobs say now, and until the commit. Before their runs, and in this order, as everybody takes locks."""
     query = select(*_JOB_COLUMNS).where(JOBS.c.id.in_(sorted(set(job_ids)))).order_by(JOBS.c.id)
     # No lock that a new run's reference to its job would wait for.
     return {row.id: row for row in session.connection().execute(query.with_for_update(key_share=True))}

@@ -91,7 +91,7 @@ def forget_runners(session: Session) -> None:
         delete(CronState).where(
             CronState.name.startswith(_RUNNERS),
             ~exists().where(ServiceRow.id == service),
-            ~exists().where(JobRun.service_id == service, JobRun.status.in_(OPEN)),
+            ~exists().where(JobRun.service_id == service, is_open()),
         ),
         execution_options=_SILENTLY,
     )

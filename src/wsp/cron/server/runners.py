@@ -100,13 +100,23 @@ class Runners:
                 logger.error("the runner could not be started: %s", error)
             else:
                 self.met.add(self._own.id)
-                await self._remember(self._own.id)
+                await self._note(self._own.id)
                 if not self._lost_own.is_set():
                     self.primary = self._own
                     self._on_ready()
                     await self._lost_own.wait()
             failures = 1 if time.monotonic() - launched > STEADY_SECONDS else failures + 1
             await asyncio.sleep(LAUNCH_RETRY_SECONDS[min(failures, len(LAUNCH_RETRY_SECONDS)) - 1])
+
+    async def _note(self, runner_id: str) -> None:
+        while True:
+            try:
+                await self._remember(runner_id)
+            except Exception:  # without a runner, nothing would ever be started again
+                logger.exception("the runner %s is not noted yet", runner_id)
+                await asyncio.sleep(LAUNCH_RETRY_SECONDS[-1])
+            else:
+                return
 
     def _gone(self, runner: Runner) -> None:
         logger.error("runner %s is gone, and its commands with it", runner.id)
