@@ -524,7 +524,7 @@ class TestStop:
             command="trap '' TERM; echo begun; setsid sleep 300 & while :; do sleep 1; done",
         )
         until(lambda: running(jobs, job_id))
-        assert stop(process) < 9
+        assert stop(process) < 15  # five for the command, two for its tree, and some for a busy machine
         [run] = jobs.runs(job_id)
         assert (run.status, run.exit_code, run.reason) == ("killed", 137, "The scheduler was stopped")
         assert run.output.startswith("begun\n")
