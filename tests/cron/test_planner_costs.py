@@ -12,10 +12,11 @@ from sqlalchemy import event, insert, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from wsp.cron import arming, followups, manual, planner, queue, recovery
+from wsp.cron import arming, followups, manual, planner, queue
 from wsp.cron.models import CronJob
 from wsp.cron.pauses import Pauses
 from wsp.cron.rows import JOBS, RUNS
+from wsp.cron.server import recovery
 from wsp.cron.surroundings import look_around
 from wsp.cron.work import End, Result
 from wsp.database import utc_now

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from wsp.cron import queue
 from wsp.cron.models import CronState
 from wsp.cron.policy import Policy
 from wsp.cron.rows import Claim
@@ -512,7 +513,7 @@ class TestStop:
     ) -> None:
         """Its row may be claimed by another scheduler a moment later, which would start it again."""
         settling, go_on = threading.Event(), threading.Event()
-        settle = dispatch.settle
+        settle = queue.settle
 
         def slowly(*arguments: Any) -> Any:
             settling.set()
