@@ -89,7 +89,10 @@ class TestJourney:
         )
         assert (runs[0]["status"], runs[0]["ok"], runs[0]["exit_code"]) == ("succeeded", True, 0)
         assert runs[0]["scheduled_for"].endswith(":00+07:00")
-        assert runs[0]["output"] == f"3000000\noops\n{server.files}/home/admin\n"
+        # Each stream in its order; between the two, that of their arrival.
+        lines = runs[0]["output"].splitlines()
+        assert [line for line in lines if line != "oops"] == ["3000000", f"{server.files}/home/admin"]
+        assert len(lines) == 3
         job = server.call("GET", path)[1]
         assert (job["last_run_at"], job["last_run_ok"]) == (runs[0]["started_at"], True)
         assert job["next_run_at"] > runs[0]["scheduled_for"]

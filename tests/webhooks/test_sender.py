@@ -1,5 +1,6 @@
 """From an event to the target, with all that can go wrong on the way."""
 
+import asyncio
 import json
 import re
 import subprocess
@@ -11,8 +12,12 @@ from typing import Any
 
 import pytest
 
+from wsp.database import Database
+from wsp.settings import Settings
+from wsp.version import store_version
 from wsp.webhooks import exchange, queue, sender
 from wsp.webhooks.events import EVENTS
+from wsp.webhooks.sender import Sender
 from wsp.webhooks.signature import sign
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "webhooks.md"
@@ -22,6 +27,31 @@ class TestDocument:
     def test_names_every_event(self) -> None:
         document = DOCUMENT.read_text()
         assert [event for event in EVENTS if f"`{event}`" not in document] == []
+
+
+class TestClose:
+    def test_waits_for_a_thread_that_is_just_being_started(
+        self, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that is known and not started cannot be joined: that would be a RuntimeError."""
+        known, go_on = threading.Event(), threading.Event()
+
+        class Slow(threading.Thread):
+            def start(self) -> None:
+                if self.name == "webhook":
+                    known.set()
+                    assert go_on.wait(30)
+                super().start()
+
+        sending = Sender(settings, database, store_version(database))
+        starter = threading.Thread(target=sending._spawn)
+        monkeypatch.setattr(sender.threading, "Thread", Slow)
+        starter.start()
+        assert known.wait(30)
+        threading.Timer(0.2, go_on.set).start()
+        asyncio.run(sending.close())
+        starter.join()
+        assert not any(thread.is_alive() for thread in sending._threads)
 
 
 class TestSend:

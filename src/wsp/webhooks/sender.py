@@ -66,13 +66,15 @@ class Sender:
 
     async def close(self) -> None:
         """Take nothing more, and give what is under way a moment."""
-        self._stopping = True
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
+        with self._lock:  # within it a thread is made known and started: one that was not cannot be joined
+            self._stopping = True
+            threads = tuple(self._threads)
         deadline = time.monotonic() + STOP_SECONDS
-        for thread in tuple(self._threads):
+        for thread in threads:
             await asyncio.to_thread(thread.join, max(0.0, deadline - time.monotonic()))
 
     async def _follow(self) -> None:

@@ -99,6 +99,7 @@ def _answers(document: dict[str, Any]) -> set[str]:
 
 
 class TestAnswers:
+    @pytest.mark.timeout(900)  # many requests to each of many operations
     def test_no_request_gets_a_5xx_or_an_answer_outside_the_schema(
         self, server: Any, make_caller: Callable[..., Any]
     ) -> None:
