@@ -45,7 +45,7 @@ class TestClose:
 
         sending = Sender(settings, database, store_version(database))
         starter = threading.Thread(target=sending._spawn)
-        monkeypatch.setattr(sender.threading, "Thread", Slow)
+        monkeypatch.setattr(threading, "Thread", Slow)
         starter.start()
         assert known.wait(30)
         threading.Timer(0.2, go_on.set).start()
