@@ -230,6 +230,7 @@ class FakeRunner:
 
     def __init__(self, runner_id: str) -> None:
         self.id = runner_id
+        self.prepared: list[int] = []
         self.calls: list[list[int]] = []
         self.orders: dict[int, Order] = {}
         self.kept: dict[int, Ended | None] = {}  # those not acknowledged, and their ends
@@ -264,6 +265,9 @@ class FakeRunner:
     @property
     def runs(self) -> set[int]:
         return set(self.kept)
+
+    def prepare(self, orders: Sequence[Order]) -> None:
+        self.prepared += [order.run_id for order in orders]
 
     def start(self, orders: Sequence[Order]) -> None:
         now = time.time()

@@ -38,6 +38,7 @@ class Scheduler:
         self.runners: list[Runner] = []
         self.twice: list[int] = []
         self.acknowledges = True
+        self.prepares = False
         self._ids = count(1)
         self._changed = threading.Condition()
         self._loop = asyncio.new_event_loop()
@@ -72,8 +73,29 @@ class Scheduler:
         self.start_all([order])
         return order.run_id
 
+    def prepare(self, orders: Sequence[Order], *, ready: int | None = None) -> None:
+        """Have orders prepared, and wait until so many more processes stand ready, one for each by default."""
+        runner = self.runner
+        wanted = len(self.ready()) + (len(orders) if ready is None else ready)
+        self._loop.call_soon_threadsafe(lambda: runner.prepare(orders))
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while len(self.ready()) < wanted:
+            assert time.monotonic() < deadline, "no process stands ready"
+            time.sleep(0.01)
+
+    def ready(self) -> list[int]:
+        """The processes that wait for their start."""
+        return [pid for pid in self.children() if b"read -r WSP_GATE" in _command_line(pid)]
+
+    def children(self) -> list[int]:
+        """Those of the runner, those that ended and were not reaped yet among them."""
+        pid = self.runner.pid
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
     def start_all(self, orders: Sequence[Order]) -> None:
         runner = self.runner
+        if self.prepares:
+            self.prepare(orders)
         self._loop.call_soon_threadsafe(lambda: runner.start(orders))
 
     def kill(self, run_id: int, *, reason: str = "Killed", grace: float | None = None) -> None:
@@ -152,6 +174,13 @@ class Scheduler:
         with self._changed:
             self.gone.append(runner.id)
             self._changed.notify_all()
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @pytest.fixture

@@ -112,8 +112,12 @@ class TestOrders:
 
         async def main() -> None:
             async with working(desk) as dispatcher:
+                await eventually(lambda: dispatcher._runners.primary)
                 dispatcher.submit([later, *due])
                 assert dispatcher.free_places == 200 - 4
+                await eventually(lambda: desk.runner.prepared)
+                assert not desk.runner.calls
+                assert sorted(desk.runner.prepared) == sorted(run.run_id for run in (*due, later))
                 await eventually(lambda: desk.runner.calls)
                 assert utc_now() >= due[0].start_at
                 await eventually(lambda: len(desk.written) == 4)

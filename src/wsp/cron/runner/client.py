@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ class Runner:
         self._folder = folder
         self._listeners = listeners
         self._runs: set[int] = set()
+        self._prepared: dict[int, Order] = {}
         self._line = _Line(self)
         self._closing = False
 
@@ -137,10 +139,23 @@ class Runner:
         """The runs that it has: started or about to be, or ended and not acknowledged yet."""
         return self._runs
 
+    def prepare(self, orders: Sequence[Order]) -> None:
+        """Have everything done that can be done for orders that are about to be started. Nothing comes of it alone."""
+        self._prepared.update((order.run_id, order) for order in orders)
+        self._line.send({"prepare": [_order(order) for order in orders]})
+        forget = partial(self._forget_prepared, orders)
+        asyncio.get_running_loop().call_later(protocol.PREPARED_SECONDS, forget)
+
+    def _forget_prepared(self, orders: Sequence[Order]) -> None:
+        for order in orders:
+            if self._prepared.get(order.run_id) is order:
+                del self._prepared[order.run_id]
+
     def start(self, orders: Sequence[Order]) -> None:
         """Have commands started, in this order, at once."""
         self._runs.update(order.run_id for order in orders)
-        self._line.send({"start": [_order(order) for order in orders]})
+        known = [self._prepared.pop(order.run_id, None) is order for order in orders]
+        self._line.send({"start": [o.run_id if k else _order(o) for o, k in zip(orders, known, strict=True)]})
 
     def kill(self, run_id: int, *, reason: str, grace: float | None = None) -> None:
         """Have the whole tree of a command ended: SIGTERM, SIGKILL after its grace. `Ended` comes as usual.

@@ -1,14 +1,18 @@
 """What goes over the line between a scheduler and a runner: a JSON object a line. Bytes are base64.
 
-To the runner: `start` (a list of orders, with the fields of wsp.cron.runner.orders.Order that differ from their
-defaults), `kill` ([run id, reason, grace or null]), `acknowledge` (run ids).
+To the runner: `prepare` (a list of orders, with the fields of wsp.cron.runner.orders.Order that differ from their
+defaults: they are expected to be started soon), `start` (a list of orders, or of the run ids of those that were
+prepared), `kill` ([run id, reason, grace or null]), `acknowledge` (run ids).
 From the runner: `hello` (first of all: its id, the protocol, its runs) or `busy` (another scheduler speaks to it),
 `started` (a list of the fields of Started), `ended` (a list of the fields of Ended).
 """
 
 import json
 
-PROTOCOL = 1
+PROTOCOL = 2
+
+PREPARED_SECONDS = 2.0
+"""For so long after `prepare`, `start` may name an order by its run id. The runner keeps it for longer."""
 
 RUNNERS, OUTPUTS = "runner", "output"
 """The folders of sockets, and of outputs (see wsp.cron.runner.spool), in that of cron."""

@@ -15,6 +15,7 @@ from wsp.cron.runner import procfs, protocol, spool
 from wsp.cron.runner.command import Command, run_id
 from wsp.cron.runner.ending import Endings
 from wsp.cron.runner.frames import STDERR, STDOUT
+from wsp.cron.runner.gates import Gates
 from wsp.cron.runner.keeping import FLUSH_SECONDS, Kept
 from wsp.cron.runner.line import Line
 from wsp.cron.runner.run import Run
@@ -29,6 +30,7 @@ FIND_SECONDS = 10.0  # between two looks whether a scheduler could come at all
 LEAVE_SECONDS = 5.0  # how long they do after SIGTERM
 
 STOPPED = "The runner was told to end"
+NOT_PREPARED = "The command could not be started: what it is was forgotten"
 NOT_STARTED = "The command could not be started: the runner was told to end"
 
 _CHUNK_BYTES = 65536  # the size of a pipe
@@ -48,6 +50,7 @@ class Server:
         self._epoll = select.epoll()
         self._timers = Timers()
         self._spawner = Spawner(runner_id)
+        self._gates = Gates(self._spawner, self._timers)
         self._orders: OrderedDict[int, Command] = OrderedDict()  # to be started
         self._runs: dict[int, Run] = {}  # started, not ended
         self._ended: dict[int, Message] = {}  # not acknowledged
@@ -102,9 +105,10 @@ class Server:
         self._tell()
         if not self._line.connected and self._alone_since is None:
             self._alone_since = time.monotonic()
+            self._gates.close()  # who prepared it would have had to start it
 
     def _patience(self) -> float | None:
-        if self._orders or self._endings.busy:
+        if self._orders or self._gates.busy or self._endings.busy:
             return 0.0
         wait = self._timers.wait()
         if self._runs or (self._line.connected and self._stopping_since is None):
@@ -172,16 +176,19 @@ class Server:
     def _obey(self, message: Message) -> None:
         if message.get("dismiss"):
             self._dismissed = True
-        orders = message.get("start", [])
-        for fields in orders if isinstance(orders, list) else []:
-            self._accept(fields)
+        orders = _list(message, "start")
+        self._let_go([order for order in orders if isinstance(order, int)])
+        for order in orders:
+            if not isinstance(order, int):
+                self._accept(order)
+        for order in _list(message, "prepare"):
+            self._prepare(order)
         kill = message.get("kill")
         if isinstance(kill, list) and len(kill) == 3:
             wanted, reason, grace = kill
             if isinstance(grace, int | float | None):
                 self._kill(wanted, str(reason), grace)
-        acknowledged = message.get("acknowledge", [])
-        for each in acknowledged if isinstance(acknowledged, list) else []:
+        for each in _list(message, "acknowledge"):
             self._forget(each)
 
     def _accept(self, fields: object) -> None:
@@ -193,12 +200,25 @@ class Server:
         except ValueError as error:
             print(f"an order that is none: {error}", file=sys.stderr)  # noqa: T201 - its log is a file
             return
-        if wanted in self._runs or wanted in self._ended or wanted in self._orders:
+        if self._has(wanted):
             return  # nothing is started twice
         try:
             self._orders[wanted] = Command(fields)
         except ValueError as error:
             self._end_unstarted(wanted, trouble=f"The command could not be started: {error}")
+
+    def _has(self, wanted: int) -> bool:
+        return wanted in self._runs or wanted in self._ended or wanted in self._orders
+
+    def _prepare(self, fields: object) -> None:
+        """Make ready for an order. What is wrong with it, if anything is, is told when it is to be started."""
+        try:
+            command = Command(fields if isinstance(fields, dict) else {})
+        except ValueError as error:
+            print(f"an order that is none: {error}", file=sys.stderr)  # noqa: T201 - its log is a file
+            return
+        if not self._has(command.run_id) and self._stopping_since is None:
+            self._gates.prepare(command)
 
     def _kill(self, wanted: object, reason: str, grace: float | None) -> None:
         if not isinstance(wanted, int):
@@ -221,26 +241,56 @@ class Server:
     # --- starts ---------------------------------------------------------------------------------------------------
 
     def _start_some(self) -> None:
-        if not self._orders:
+        if not self._orders and not self._gates.busy:
             return
-        for _ in range(min(_STARTS_A_TURN, len(self._orders))):
-            self._start(self._orders.popitem(last=False)[1])
+        for _ in range(_STARTS_A_TURN):
+            if self._orders:
+                self._start(self._orders.popitem(last=False)[1])
+            else:
+                self._gates.step()
         os.chdir("/")  # no command's folder is kept from being unmounted
+
+    def _let_go(self, prepared: list[int]) -> None:
+        """Start what was prepared. The commands first, the books afterwards."""
+        gone = []
+        for wanted in prepared:
+            if self._has(wanted):
+                continue
+            command, ready = self._gates.take(wanted) or (None, None)
+            if command is None:
+                self._end_unstarted(wanted, trouble=NOT_PREPARED)
+                continue
+            run = self._run_of(command)
+            if ready is not None and ready.open():
+                gone.append((run, ready.process))
+            else:
+                self._orders[wanted] = command
+        for run, process in gone:
+            self._keep(run, process)
 
     def _start(self, command: Command) -> None:
         if self._stopping_since is not None:
             self._end_unstarted(command.run_id, trouble=NOT_STARTED)
             return
-        mark = self._spawner.mark(command.run_id)
-        run = Run(command, Kept(self._outputs, command.run_id, command.max_output_bytes), mark)
+        run = self._run_of(command)
         try:
-            pid, out, err = self._spawner.spawn(command)
+            process = self._spawner.spawn(command)
         except CannotStart as error:
             self._end_unstarted(command.run_id, trouble=str(error), at=run.at)
             return
+        self._keep(run, process)
+
+    def _run_of(self, command: Command) -> Run:
+        kept = Kept(self._outputs, command.run_id, command.max_output_bytes)
+        return Run(command, kept, self._spawner.mark(command.run_id))
+
+    def _keep(self, run: Run, process: tuple[int, int, int]) -> None:
+        """Look after the command that goes on in this process."""
+        command = run.command
+        pid, out, err = process
         run.pid = pid
         run.pid_started = procfs.start_time(pid) or 0  # until it is reaped, even one that has ended has one
-        run.limit = procfs.run_limit(mark)
+        run.limit = procfs.run_limit(run.mark)
         self._runs[command.run_id] = self._leaders[pid] = run
         for descriptor, stream in ((out, STDOUT), (err, STDERR)):
             run.pipes.add(descriptor)
@@ -383,6 +433,7 @@ class Server:
 
     def _stop(self) -> None:
         self._stopping_since = time.monotonic()
+        self._gates.close()
         for run in list(self._runs.values()):
             self._end(run, "kill", STOPPED)
 
@@ -390,6 +441,11 @@ class Server:
 def _flush(run: Run) -> None:
     run.flush_timer = None
     run.kept.flush()
+
+
+def _list(message: Message, name: str) -> list[object]:
+    found = message.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _nothing(number: int, frame: object) -> None:

@@ -1,6 +1,7 @@
 """Starts commands the way cron does: crontab(5), with a shell, in a session of its own and without a terminal."""
 
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -34,6 +35,13 @@ _ENVIRONMENT_FD = 3
 # It comes in a file without a name, since the arguments of a process are for everybody to read.
 _TAKE_ENVIRONMENT = f'. /proc/self/fd/{_ENVIRONMENT_FD} || exit 126; exec {_ENVIRONMENT_FD}<&-; exec "$@"'
 
+_GATE_FD = 9  # the last one that every sh can name
+_LEAST_SPARE_FD = 10
+# In front of a command, in the same line: its lines keep their numbers, and one that the shell cannot read ends it
+# before it has waited. It ends as well when whoever could let it go has died.
+_GATE = f"read -r WSP_GATE <&{_GATE_FD}||exit;exec {_GATE_FD}<&-;unset WSP_GATE;"
+_GATED_SHELL = "/bin/sh"  # for others, that may be no line at all
+
 
 class CannotStart(Exception):
     """The command could not be started; the message is a sentence for its owner."""
@@ -54,8 +62,11 @@ class Spawner:
         """What the processes of a run carry in their environment."""
         return f"{self._runner_id}-{run_id}"
 
-    def spawn(self, command: Command) -> tuple[int, int, int]:
+    def spawn(self, command: Command, gate: int | None = None) -> tuple[int, int, int]:
         """Start it. Returns its pid and the descriptors of its stdout and stderr. Raises CannotStart.
+
+        With a `gate`, a descriptor to read, its shell waits for a line from there before it does anything of the
+        command. Only /bin/sh can do that.
 
         Takes about 0.2 ms, in which this process stands still: vfork(2). Leaves it in the command's folder.
         """
@@ -64,7 +75,12 @@ class Spawner:
         environment[MARK_VARIABLE] = mark
         opened: list[int] = []
         try:
-            arguments, environment, extra = _arguments(command, environment, opened)
+            arguments, environment, extra = _arguments(command, environment, opened, gated=gate is not None)
+            if gate is not None:
+                # Never a number that one of the others is to have.
+                spare = fcntl.fcntl(gate, fcntl.F_DUPFD_CLOEXEC, _LEAST_SPARE_FD)
+                opened.append(spare)
+                extra.append((os.POSIX_SPAWN_DUP2, spare, _GATE_FD))
             try:
                 os.chdir(command.folder)
             except OSError as error:
@@ -125,13 +141,15 @@ def _limit_files(wanted: int) -> None:
 
 
 def _arguments(
-    command: Command, environment: dict[str, str], opened: list[int]
+    command: Command, environment: dict[str, str], opened: list[int], *, gated: bool
 ) -> tuple[list[str], dict[str, str], list[tuple[int, int, int]]]:
     """The whole command line, the environment to start it with, and further descriptors to hand it.
 
     All of it in front of the shell is only there where it is asked for.
     """
-    arguments = [command.shell, "-c", command.command]
+    if gated and command.shell != _GATED_SHELL:
+        raise CannotStart(f"The command could not be started: {command.shell} cannot wait for it")
+    arguments = [command.shell, "-c", (_GATE if gated else "") + command.command]
     limits = _limits(command)
     if limits:
         arguments = [_program("prlimit"), *limits, "--", *arguments]

@@ -190,7 +190,19 @@ class Dispatcher:
             if held is not None and held.run is run:
                 held.order = orders[run.run_id]
                 heappush(self._times, (run.start_at.timestamp(), run.run_id))
+        self._make_ready(runs)
         self._set_timer()
+
+    def _make_ready(self, runs: Sequence[PlannedRun]) -> None:
+        """Have the runner do what it can before they are due. Whether they are started is decided then."""
+        runner = self._runners.primary
+        if runner is None or self._stopping:
+            return
+        now = time.time()
+        held = [self._held[run.run_id] for run in runs if now < run.start_at.timestamp() and run.run_id in self._held]
+        orders = [each.order for each in held if isinstance(each.order, Order) and not self._is_contended(each.run)]
+        if orders:
+            runner.prepare(orders)
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -216,22 +228,25 @@ class Dispatcher:
                 continue
             if held.run.start_at.timestamp() != due:  # its time was changed, and is in the heap again
                 continue
-            going = self._going.setdefault(held.run.job.id, set())
             if clock - held.since > STALE_CLAIM_SECONDS:
                 held.stage = _Stage.CHECKED
                 to_verify.append(held)
-            elif held.run.contended or (going and held.run.job.policy.overlap != "allow"):
+            elif self._is_contended(held.run):
                 held.stage = _Stage.CHECKED
                 to_settle.append(held)
             else:
                 free.append(held)
-            going.add(run_id)
+            self._going.setdefault(held.run.job.id, set()).add(run_id)
         self._give(free)
         if to_settle:
             self._do(self._settle(to_settle))
         if to_verify:
             self._do(self._verify(to_verify))
         self._set_timer()
+
+    def _is_contended(self, run: PlannedRun) -> bool:
+        """Do its job's policies have to decide, for another run of it goes on?"""
+        return run.contended or (run.job.id in self._going and run.job.policy.overlap != "allow")
 
     def _give(self, helds: Sequence[_Held]) -> None:
         """Hand orders to the runner."""

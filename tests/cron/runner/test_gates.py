@@ -1,0 +1,166 @@
+"""Commands that stand ready before they are due."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from wsp.cron.runner import gates
+from wsp.cron.runner.command import Command
+from wsp.cron.runner.gates import Gates
+from wsp.cron.runner.spawn import Spawner
+from wsp.cron.runner.timers import Timers
+
+if TYPE_CHECKING:
+    from tests.cron.runner.conftest import Scheduler
+
+
+class TestStandReady:
+    def test_nothing_happens_before_the_start(self, scheduler: "Scheduler") -> None:
+        order = scheduler.order("echo $$ > ran")
+        scheduler.prepare([order])
+        (pid,) = scheduler.ready()
+        scheduler.run("true")  # other commands come and go meanwhile
+        assert scheduler.pids("ran") == []
+        assert not scheduler.started.keys() & {order.run_id}
+        scheduler.start_all([order])
+        assert scheduler.end(order.run_id).exit_code == 0
+        assert scheduler.pids("ran") == [pid]
+        assert scheduler.started[order.run_id].pid == pid
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            "echo $LINENO $0 $# $-\necho $LINENO",
+            "# nothing",
+            "\n\nno-such-program",
+            "cat <<END\n$((1 + 1))\nEND",
+            "echo 'never closed",
+            "echo a; ) echo b",
+            "; echo a",
+            "& echo a",
+            "! true",
+            "trap 'echo trap' EXIT; exit 3",
+            "set -e; false; echo no",
+            "echo ${WSP_GATE-none}; set | grep GATE; ls /proc/self/fd",
+            "cat",
+        ],
+    )
+    def test_a_command_cannot_tell(self, scheduler: "Scheduler", command: str) -> None:
+        at_once = scheduler.run(command, stdin=b"input")
+        order = scheduler.order(command, stdin=b"input")
+        scheduler.prepare([order], ready=0)
+        scheduler.run("true")
+        scheduler.start_all([order])
+        prepared = scheduler.end(order.run_id)
+        assert scheduler.text(prepared) == scheduler.text(at_once)
+        assert (prepared.exit_code, prepared.trouble) == (at_once.exit_code, "")
+
+    def test_time_counts_from_the_start(self, scheduler: "Scheduler") -> None:
+        order = scheduler.order("true")
+        scheduler.prepare([order])
+        before = time.time()
+        scheduler.start_all([order])
+        started_at = scheduler.end(order.run_id).started_at
+        assert started_at is not None
+        assert started_at >= before
+
+    def test_no_more_than_so_many(self, scheduler: "Scheduler") -> None:
+        orders = [scheduler.order("echo $$ >> ran") for _ in range(gates.MOST + 10)]
+        scheduler.prepare(orders, ready=gates.MOST)
+        scheduler.run("true")
+        assert len(scheduler.ready()) == gates.MOST
+        scheduler.start_all(orders)
+        for order in orders:
+            assert scheduler.end(order.run_id).exit_code == 0
+        assert len(set(scheduler.pids("ran"))) == len(orders)
+
+    def test_another_shell_starts_as_ever(self, scheduler: "Scheduler") -> None:
+        order = scheduler.order("echo $BASH_VERSION$PWD", shell="/bin/bash")
+        scheduler.prepare([order], ready=0)
+        scheduler.run("true")
+        assert scheduler.ready() == []
+        scheduler.start_all([order])
+        assert scheduler.end(order.run_id).exit_code == 0
+
+    def test_an_order_that_has_changed_meanwhile(self, scheduler: "Scheduler") -> None:
+        order = scheduler.order("echo old >> ran")
+        scheduler.prepare([order])
+        changed = replace(order, command="echo new >> ran")
+        scheduler.start_all([changed])
+        scheduler.end(order.run_id)
+        assert (scheduler.work / "ran").read_text() == "new\n"
+        _until(lambda: scheduler.ready() == [])
+
+    def test_one_whose_process_was_ended_meanwhile(self, scheduler: "Scheduler") -> None:
+        order = scheduler.order("echo ran")
+        scheduler.prepare([order])
+        (pid,) = scheduler.ready()
+        os.kill(pid, signal.SIGKILL)
+        _until(lambda: pid not in scheduler.children())
+        scheduler.start_all([order])
+        assert scheduler.text(scheduler.end(order.run_id)) == "ran\n"
+
+    def test_what_was_never_prepared_is_told(self, scheduler: "Scheduler") -> None:
+        order = scheduler.order("echo ran")
+        scheduler.runner._prepared[order.run_id] = order
+        scheduler.start_all([order])
+        assert "forgotten" in scheduler.end(order.run_id).trouble
+
+
+class TestWithoutAStart:
+    """Whoever prepared it is gone, or has changed his mind."""
+
+    @pytest.fixture
+    def pids(self, scheduler: "Scheduler") -> list[int]:
+        scheduler.prepare([scheduler.order("echo $$ >> ran") for _ in range(3)])
+        return scheduler.ready()
+
+    def test_the_scheduler_is_gone(self, scheduler: "Scheduler", pids: list[int]) -> None:
+        scheduler.close()
+        _until(lambda: not any(map(scheduler.lives, pids)))
+        assert scheduler.pids("ran") == []
+
+    @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+    def test_the_runner_is_gone(self, scheduler: "Scheduler", pids: list[int], number: int) -> None:
+        os.kill(scheduler.runner.pid, number)
+        _until(lambda: not any(map(scheduler.lives, pids)))
+        assert scheduler.pids("ran") == []
+
+    def test_a_kill_of_what_was_not_started_does_nothing(self, scheduler: "Scheduler", pids: list[int]) -> None:
+        for run_id in (1, 2, 3):
+            scheduler.kill(run_id)
+        assert scheduler.run("true").exit_code == 0
+        assert scheduler.ready() == pids
+        assert len(scheduler.ended) == 1
+
+
+class TestForgetting:
+    def test_after_a_while(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = [0.0]
+        monkeypatch.setattr(time, "monotonic", lambda: now[0])
+        timers = Timers()
+        waiting = Gates(Spawner("test"), timers)
+        fields = {"command": "echo ran > ran", "folder": str(tmp_path), "environment": {"PATH": "/bin"}}
+        waiting.prepare(Command({"run_id": 1, **fields}))
+        waiting.step()
+        (ready,) = waiting._ready.values()
+        pid = ready.process[0]
+        now[0] = gates.KEEP_SECONDS + 1
+        timers.run_due()
+        assert waiting.take(1) is None
+        _, status = os.waitpid(pid, 0)  # it has ended
+        assert os.WIFEXITED(status)
+        assert list(tmp_path.iterdir()) == []
+
+
+def _until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
