@@ -197,6 +197,21 @@ class TestManyOthersCostNothing:
         ends = [End(run, result, will_retry=True), End(run, result)]
         self.check(costs(lambda session: followups.follow_ups(session, ends, NOON)))
 
+    def test_what_follows_many_runs(self, jobs: JobStore, planning: Planning, costs: Any) -> None:
+        ids = add_jobs(jobs, DUE)
+        runs = planning.plan(NOON).runs
+        jobs.follow(jobs.add(cron_expr=""), ids[0], "any")
+        result = Result(status="succeeded", started_at=NOON, finished_at=NOON)
+        ends = [End(run, result) for run in runs]
+        assert len(ends) == DUE
+        self.check(costs(lambda session: followups.follow_ups(session, ends, NOON)))
+
+    def test_giving_runs_back(self, jobs: JobStore, planning: Planning, costs: Any) -> None:
+        add_jobs(jobs, DUE)
+        runs = [run.run_id for run in planning.plan(NOON - MICROSECOND, ahead=0.5).runs]
+        assert len(runs) == DUE
+        self.check(costs(lambda session: recovery.give_back(session, runs, planning.claim.service_id)))
+
     def test_looking_for_lost_runs(self, jobs: JobStore, costs: Any) -> None:
         add_runs(jobs, add_jobs(jobs, DUE, next_run_at=NOON + DAY), DUE, status="running", service_id="other")
         with jobs.database.transaction() as session:
