@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, cast
 
-from sqlalchemy import String, delete, select, update
+from sqlalchemy import String, Table, bindparam, delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -36,6 +36,15 @@ class ServiceRow(Base):
     pid: Mapped[int]
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime] = mapped_column(index=True)
+
+
+_ROWS = cast(Table, ServiceRow.__table__)
+_BEAT = (
+    update(_ROWS)
+    .where(_ROWS.c.id == bindparam("service"))
+    .values(heartbeat_at=bindparam("at"), kind=bindparam("as"))
+    .returning(_ROWS.c.id)
+)
 
 
 def alive(session: Session, kind: Kind, *, now: datetime | None = None) -> bool:
@@ -110,12 +119,11 @@ class Heartbeat:
 
     def _beat(self) -> None:
         now = utc_now()
-        values = {"heartbeat_at": now, "kind": self._kind}
-        beat = update(ServiceRow).where(ServiceRow.id == self.id).values(values).returning(ServiceRow.id)
+        values = {"service": self.id, "at": now, "as": self._kind}
         try:
             with self._database.transaction(announce=False) as session:
                 # After a long sleep of this machine, another service may have taken us for dead and removed the row.
-                if session.scalar(beat) is None and not self._stop.is_set():
+                if session.connection().execute(_BEAT, values).first() is None and not self._stop.is_set():
                     session.add(self._row(now))
         except SQLAlchemyError as error:
             logger.warning("heartbeat not written: %s", error)

@@ -1,14 +1,18 @@
 """Lists: which part of them is asked for, and how it is fetched."""
 
-from collections.abc import Sequence
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Row, Select, func, or_, select
+from sqlalchemy import Column, Row, Select, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Select[*tuple[Any, ...]])
+
+
+PIECE_ROWS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,5 +44,58 @@ def fetch_rows(session: Session, query: Select[*tuple[Any, ...]], page: Page) ->
     if page.limit is None and page.offset == 0:
         rows = list(session.execute(query))
         return rows, len(rows)
-    total = session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0
-    return list(session.execute(query.limit(page.limit).offset(page.offset))), total
+    return list(session.execute(query.limit(page.limit).offset(page.offset))), _count(session, query)
+
+
+class Shape:
+    """Columns that a list shows, and what their rows become: attributes of SQLAlchemy's rows cost ten times as much."""
+
+    def __init__(self, columns: Iterable[Column[Any]]) -> None:
+        self.columns = tuple(columns)
+        names = [column.name for column in self.columns]
+        self.make: Callable[[Iterable[Any]], Any] = namedtuple("ListedRow", names)._make  # type: ignore[attr-defined]
+
+
+class Pieces:
+    """The rows of a page, some at a time, in the order of a column that is unique and never changes.
+
+    Each piece is a question of its own, which goes on behind the last row: a list of any length costs the memory of a
+    piece, and nothing in the store waits for its end. A row that is there all the time comes once.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        shape: Shape,
+        query: Select[*tuple[Any, ...]],
+        key: InstrumentedAttribute[Any],
+        page: Page,
+    ) -> None:
+        """`query` selects the columns of `shape`, of which `key` is one."""
+        self._session = session
+        self._make = shape.make
+        self._query = query
+        self._key = key
+        self._page = page
+        self._is_complete = page.limit is None and page.offset == 0
+        self.total = 0 if self._is_complete else _count(session, query)
+        """How many match in all. Of a complete list it is known at its end: as many as have come."""
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        left, query = self._page.limit, self._query.order_by(self._key).offset(self._page.offset or None)
+        while left is None or left > 0:
+            wanted = PIECE_ROWS if left is None else min(PIECE_ROWS, left)
+            # Not the session's own `execute`, which looks at every row for objects.
+            rows = list(map(self._make, self._session.connection().execute(query.limit(wanted)).all()))
+            if self._is_complete:
+                self.total += len(rows)
+            if rows:
+                yield rows
+            if len(rows) < wanted:
+                return
+            left = None if left is None else left - len(rows)
+            query = self._query.where(self._key > getattr(rows[-1], self._key.key)).order_by(self._key)
+
+
+def _count(session: Session, query: Select[*tuple[Any, ...]]) -> int:
+    return session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0

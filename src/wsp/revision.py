@@ -4,7 +4,7 @@ from sqlalchemy import inspect, text
 
 from wsp.database import Database
 
-REVISION = "0003"
+REVISION = "0005"
 """The newest migration; a test holds it equal to `alembic/versions`."""
 
 

@@ -12,10 +12,11 @@ from sqlalchemy import event, insert, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from wsp.cron import arming, followups, manual, planner, queue
+from wsp.cron import arming, followups, manual, planner, queue, runs
 from wsp.cron.models import CronJob
 from wsp.cron.pauses import Pauses
 from wsp.cron.rows import JOBS, RUNS
+from wsp.cron.runs import RunPage
 from wsp.cron.server import recovery
 from wsp.cron.surroundings import look_around
 from wsp.cron.work import End, Result
@@ -197,6 +198,20 @@ class TestManyOthersCostNothing:
         ends = [End(run, result, will_retry=True), End(run, result)]
         self.check(costs(lambda session: followups.follow_ups(session, ends, NOON)))
 
+    def test_what_follows_many_runs(self, jobs: JobStore, planning: Planning, costs: Any) -> None:
+        ids = add_jobs(jobs, DUE)
+        jobs.follow(jobs.add(cron_expr=""), ids[0], "any")
+        result = Result(status="succeeded", started_at=NOON, finished_at=NOON)
+        ends = [End(run, result) for run in planning.plan(NOON).runs]
+        assert len(ends) == DUE
+        self.check(costs(lambda session: followups.follow_ups(session, ends, NOON)))
+
+    def test_giving_runs_back(self, jobs: JobStore, planning: Planning, costs: Any) -> None:
+        add_jobs(jobs, DUE)
+        runs = [run.run_id for run in planning.plan(NOON - MICROSECOND, ahead=0.5).runs]
+        assert len(runs) == DUE
+        self.check(costs(lambda session: recovery.give_back(session, runs, planning.claim.service_id)))
+
     def test_looking_for_lost_runs(self, jobs: JobStore, costs: Any) -> None:
         add_runs(jobs, add_jobs(jobs, DUE, next_run_at=NOON + DAY), DUE, status="running", service_id="other")
         with jobs.database.transaction() as session:
@@ -219,6 +234,22 @@ class TestManyOthersCostNothing:
 
         def step(session: Session) -> None:
             assert manual.request_run(session, None, job_id, requested_by="admin").id
+
+        analyze(jobs)
+        few = work(jobs, step)
+        add_runs(jobs, [job_id], MANY_RUNS)
+        analyze(jobs)
+        self.check((few, work(jobs, step)))
+
+    @pytest.mark.parametrize("status", ["failed", "skipped"])
+    def test_the_log_by_status(self, jobs: JobStore, status: str) -> None:
+        """Of a job with a long log: what is counted for it, too."""
+        job_id = jobs.add(next_run_at=None)
+        jobs.add_run(job_id, NOON - DAY, status)
+        page = RunPage(limit=5, status=status)
+
+        def step(session: Session) -> None:
+            assert runs.list_runs(session, None, job_id, page, NOON).total == 1
 
         analyze(jobs)
         few = work(jobs, step)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from wsp.rest.kept import MAX_BODY_BYTES, Answer, KeptAnswers
+from wsp.rest.long_answers import LongBody
 
 
 class Version:
@@ -33,7 +34,9 @@ def maker(made: list[int], body: bytes = b"[]") -> Callable[[], Answer]:
 
     def make() -> Answer:
         made.append(1)
-        return Answer(body, {"X-Total-Count": "0"})
+        kept = LongBody()
+        kept.write(body)
+        return Answer(kept, {"X-Total-Count": "0"})
 
     return make
 

@@ -25,6 +25,7 @@ BigId = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts rows up 
 _UNARMED = text("revision <> armed_revision")
 _AT_REBOOT = text("cron_expr = '@reboot'")
 _OPEN = text("status IN ('queued', 'running')")
+_UNSUCCESSFUL = text("status IN ('failed', 'timed_out', 'killed', 'lost', 'skipped')")
 _TO_KILL = text("kill_requested_at IS NOT NULL AND status IN ('queued', 'running')")
 _UNSENT = text("status = 'pending'")
 
@@ -34,6 +35,8 @@ OPEN = (QUEUED, RUNNING)
 """What a run can be before it is over."""
 ENDED = (SUCCEEDED, FAILED, TIMED_OUT, KILLED, LOST, SKIPPED)
 """How a run can end."""
+UNSUCCESSFUL = (FAILED, TIMED_OUT, KILLED, LOST, SKIPPED)
+"""How a run can end, but for what most do."""
 
 
 class CronJob(Base):
@@ -107,6 +110,15 @@ class JobRun(Base):
         Index("ix_cron_runs_job_id_id", "job_id", "id"),
         Index("ix_cron_runs_open", "status", "start_at", sqlite_where=_OPEN, postgresql_where=_OPEN),
         Index("ix_cron_runs_job_open", "job_id", "status", sqlite_where=_OPEN, postgresql_where=_OPEN),
+        # For the log by status. A run that succeeds is never in it: that it is not takes a few microseconds to see.
+        Index(
+            "ix_cron_runs_job_unsuccessful",
+            "job_id",
+            "status",
+            "scheduled_for",
+            sqlite_where=_UNSUCCESSFUL,
+            postgresql_where=_UNSUCCESSFUL,
+        ),
         Index("ix_cron_runs_to_kill", "id", sqlite_where=_TO_KILL, postgresql_where=_TO_KILL),
         {"sqlite_autoincrement": True},
     )

@@ -20,6 +20,8 @@ PRUNE_SECONDS = 3600.0
 TROUBLE_SECONDS = 5.0  # before it looks again at a store that is away
 STOP_SECONDS = 1.0  # that a mail may still take
 
+_DUE = select(watch.next_overdue().scalar_subquery(), outbox.next_due().scalar_subquery())
+
 logger = logging.getLogger(__name__)
 
 
@@ -68,9 +70,8 @@ class Notifier:
 
     def look(self) -> None:
         """Raise the alarm for what is overdue, and have sent what is due."""
-        query = select(watch.next_overdue().scalar_subquery(), outbox.next_due().scalar_subquery())
         with self._database.reading() as session:
-            overdue_at, mail_at = session.execute(query).one()
+            overdue_at, mail_at = session.connection().execute(_DUE).one()
         now = self._clock()
         if overdue_at is not None and overdue_at <= now:
             self._raise_overdue(now)

@@ -7,6 +7,7 @@ Several schedulers may work on one database: a tick belongs to whoever inserts i
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -66,12 +67,18 @@ class Waiting:
 
 def waiting(session: Session, now: datetime) -> Waiting:
     """Look, in one cheap query, whether there is anything to do. Writes nothing."""
+    row = session.connection().execute(_anything()).one()
+    return Waiting(row[0] is not None, row[1], row[2], row[3] is not None)
+
+
+@cache
+def _anything() -> Select[*tuple[Any, ...]]:
+    # Built once: to build it takes longer than to ask it, and it is asked after every commit of anybody.
     unarmed = _first(select(JOBS.c.id).where(JOBS.c.revision != JOBS.c.armed_revision), JOBS.c.armed_revision)
     earliest = select(func.min(JOBS.c.next_run_at)).where(JOBS.c.enabled).scalar_subquery()
     queued = _first(select(RUNS.c.start_at).where(claimable()), RUNS.c.start_at)
     kills = _first(select(RUNS.c.id).where(RUNS.c.kill_requested_at.is_not(None), is_open()), RUNS.c.id)
-    row = session.execute(select(unarmed, earliest, queued, kills)).one()
-    return Waiting(row[0] is not None, row[1], row[2], row[3] is not None)
+    return select(unarmed, earliest, queued, kills)
 
 
 def _first(query: Select[Any], order: ColumnElement[Any]) -> ScalarSelect[Any]:

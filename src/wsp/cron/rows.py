@@ -53,8 +53,13 @@ RUNS_WITH_JOBS = RUNS.join(JOBS, JOBS.c.id == RUNS.c.job_id).join(OWNERS, OWNERS
 
 
 def is_open(runs: Any = RUNS) -> ColumnElement[bool]:
-    """The condition of the partial indexes on open runs, spelled out: a store uses them for nothing else."""
-    condition: ColumnElement[bool] = runs.c.status.in_([literal_column(f"'{status}'") for status in OPEN])
+    """The condition of the partial indexes on open runs."""
+    return is_one_of(OPEN, runs)
+
+
+def is_one_of(statuses: Iterable[str], runs: Any = RUNS) -> ColumnElement[bool]:
+    """The condition of a partial index, spelled out: a store uses the index for nothing else."""
+    condition: ColumnElement[bool] = runs.c.status.in_([literal_column(f"'{status}'") for status in statuses])
     return condition
 
 

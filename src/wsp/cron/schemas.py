@@ -49,6 +49,7 @@ from wsp.cron.policy_fields import (
     TimeoutSeconds,
     WorkingDir,
 )
+from wsp.cron.rows import JobRow
 from wsp.cron.service import JobPage
 from wsp.cron.surroundings import Surroundings
 from wsp.cron.tags import tags_of
@@ -231,42 +232,51 @@ class JobOut(BaseModel):
     @classmethod
     def of(cls, job: CronJob, zone: ZoneInfo, around: Surroundings) -> Self:
         """A job as answers show it."""
-        next_run_at = around.next_run_at(job)
-        return cls(
-            id=job.id,
-            name=job.name,
-            command=job.command,
-            cron_expr=job.cron_expr,
-            enabled=job.enabled,
-            owner=job.owner,
-            last_run_at=rfc3339(job.last_run_at, zone) if job.last_run_at else None,
-            last_run_ok=job.last_run_ok,
-            next_run_at=rfc3339(next_run_at, zone) if next_run_at else None,
-            email_on_complete=job.email_on_complete,
-            email_on_error=job.email_on_error,
-            created_at=rfc3339(job.created_at, zone),
-            updated_at=rfc3339(job.updated_at, zone),
-            domain=job.domain,
-            timezone=job.timezone,
-            description=job.description,
-            tags=tags_of(job),
-            after=[AfterOut(job_id=job_id, on=on) for job_id, on in around.parents(job)],
-            paused=around.paused(job),
-            **_shown_policy(job),
-        )
+        return cls(**shown_job(job, zone, around))
 
 
-def _shown_policy(job: CronJob) -> dict[str, Any]:
-    """What differs from the defaults, as answers show it."""
-    if not job.policy:
-        return {}
-    shown: dict[str, Any] = {name: value for name, value in job.policy.items() if name in _SHOWN_POLICIES}
-    if "env" in job.policy:
-        shown["env"] = shown_variables(Policy.of(job.policy))
+def shown_job(job: JobRow, zone: ZoneInfo, around: Surroundings) -> dict[str, Any]:
+    """The same as plain data, which is what JobOut becomes in the end: a long list has no time for more."""
+    next_run_at = around.next_run_at(job)
+    shown = {
+        "id": job.id,
+        "name": job.name,
+        "command": job.command,
+        "cron_expr": job.cron_expr,
+        "enabled": job.enabled,
+        "owner": job.owner,
+        "last_run_at": rfc3339(job.last_run_at, zone) if job.last_run_at else None,
+        "last_run_ok": job.last_run_ok,
+        "next_run_at": rfc3339(next_run_at, zone) if next_run_at else None,
+        "email_on_complete": job.email_on_complete,
+        "email_on_error": job.email_on_error,
+        "created_at": rfc3339(job.created_at, zone),
+        "updated_at": rfc3339(job.updated_at, zone),
+    }
+    for name in ("domain", "timezone", "description"):
+        if value := getattr(job, name):
+            shown[name] = value
+    if job.tags:
+        shown["tags"] = tags_of(job)
+    if parents := around.parents(job):
+        shown["after"] = [{"job_id": job_id, "on": on} for job_id, on in parents]
+    if around.paused(job):
+        shown["paused"] = True
+    return shown | _shown_policy(job) if job.policy else shown
+
+
+def _shown_policy(job: JobRow) -> dict[str, Any]:
+    """What differs from the defaults, in the order of the answer."""
+    shown: dict[str, Any] = {}
+    for name in _SHOWN_POLICIES:
+        if name == "env" and "env" in job.policy:
+            shown[name] = shown_variables(Policy.of(job.policy))
+        elif name in job.policy:
+            shown[name] = job.policy[name]
     return shown
 
 
-_SHOWN_POLICIES = JobOut.model_fields.keys() & PolicyFields.model_fields.keys() - {"env"}
+_SHOWN_POLICIES = tuple(name for name in JobOut.model_fields if name in PolicyFields.model_fields)
 
 
 class _JobParameters(ParametersWithDomain):

@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
-from wsp.cron.models import QUEUED, CronJob, Follows, JobRun, Maintenance, Pause
+from wsp.cron.models import QUEUED, Follows, JobRun, Maintenance, Pause
 from wsp.cron.pauses import Pauses
-from wsp.cron.rows import is_open
+from wsp.cron.rows import JobRow, is_open
 from wsp.database import utc_now
 from wsp.heartbeat import alive
 from wsp.owners import ACTIVE, OWNERS
@@ -51,15 +51,15 @@ class Surroundings:
     disabled_owners: Collection[str]
     pauses: Pauses | None  # None: there are none
 
-    def parents(self, job: CronJob) -> Sequence[tuple[int, str]]:
+    def parents(self, job: JobRow) -> Sequence[tuple[int, str]]:
         """The jobs that it runs after, by id, each with its condition."""
         return self.links.get(job.id, ())
 
-    def paused(self, job: CronJob) -> bool:
+    def paused(self, job: JobRow) -> bool:
         """Do all jobs of its owner stand still now?"""
         return job.owner in self.paused_owners
 
-    def next_run_at(self, job: CronJob) -> datetime | None:
+    def next_run_at(self, job: JobRow) -> datetime | None:
         """The next tick, when it will start the command as far as is known now; else None."""
         armed = self.scheduler_alive and job.enabled and job.armed_revision == job.revision
         tick = self.claimed.get(job.id, job.next_run_at)
@@ -69,7 +69,7 @@ class Surroundings:
         return None if held_up else tick
 
 
-def look_around(session: Session, jobs: Sequence[CronJob], zone: ZoneInfo) -> Surroundings:
+def look_around(session: Session, jobs: Sequence[JobRow], zone: ZoneInfo) -> Surroundings:
     """What surrounds these jobs now; `zone` is the server's.
 
     Call it once they are read: a tick that was the next one then, and is taken meanwhile, is found here.

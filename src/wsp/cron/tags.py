@@ -1,8 +1,9 @@
 """The tags of a job, which its row keeps as one text, `,backup,db,`: so that one of them can be looked for."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import ColumnElement, Row, func
 
 from wsp.cron.models import CronJob
 
@@ -12,7 +13,7 @@ def joined(tags: Sequence[str]) -> str:
     return f",{','.join(tags)}," if tags else ""
 
 
-def tags_of(job: CronJob) -> list[str]:
+def tags_of(job: CronJob | Row[Any]) -> list[str]:
     """The tags of a job, in the order in which they were given."""
     return job.tags.strip(",").split(",") if job.tags else []
 

@@ -32,6 +32,18 @@ JOBS_AT_ONCE = 100
 SOON = timedelta(minutes=1)
 
 
+_WATCHED = (
+    select(JobRun.id, JobRun.job_id, JobRun.started_at)
+    .join(CronJob, CronJob.id == JobRun.job_id)
+    .where(
+        is_open(JobRun.__table__),
+        JobRun.status == RUNNING,
+        CronJob.policy.is_not(None),
+        cast(CronJob.policy, Text).contains("alert_duration_factor"),
+    )
+)
+
+
 @dataclass(frozen=True)
 class Watched:
     """A run that goes on, of a job that wants to know when that is unusually long."""
@@ -154,13 +166,8 @@ def _last_run(job: CronJob, zone: ZoneInfo) -> str:
 
 def watched_runs(session: Session) -> list[Watched]:
     """The runs that go on now, of jobs that want to know of unusual durations."""
-    asks = cast(CronJob.policy, Text).contains("alert_duration_factor")
-    running = (
-        select(JobRun.id, JobRun.job_id, JobRun.started_at)
-        .join(CronJob, CronJob.id == JobRun.job_id)
-        .where(is_open(JobRun.__table__), JobRun.status == RUNNING, CronJob.policy.is_not(None), asks)
-    )
-    return [Watched(run_id, job_id, at) for run_id, job_id, at in session.execute(running) if at is not None]
+    rows = session.connection().execute(_WATCHED)
+    return [Watched(run_id, job_id, at) for run_id, job_id, at in rows if at is not None]
 
 
 class Durations:

@@ -145,21 +145,35 @@ class AccountOut(BaseModel):
     @classmethod
     def of(cls, account: FtpAccount | Row[Any], zone: ZoneInfo) -> Self:
         """An account as answers show it."""
-        shown = dict(zip(_SHOWN, _values_of(account), strict=True))
-        for name in ("created_at", "updated_at", "expires_at"):
-            if shown[name] is not None:
-                shown[name] = rfc3339(shown[name], zone)
-        return cls(**shown)
+        return cls(**shown_account(account, zone))
 
 
-_SHOWN = tuple(AccountOut.model_fields)
-_values_of = operator.attrgetter(*_SHOWN)
+def shown_account(account: FtpAccount | Row[Any], zone: ZoneInfo) -> dict[str, Any]:
+    """The same as plain data, which is what AccountOut becomes in the end: a long list has no time for more."""
+    shown = dict(zip(_ALWAYS, _always_of(account), strict=True))
+    shown["created_at"] = rfc3339(account.created_at, zone)
+    shown["updated_at"] = rfc3339(account.updated_at, zone)
+    shown |= {name: value for name, value in zip(_WHEN_SET, _when_set_of(account), strict=True) if value}
+    if account.expires_at is not None:
+        shown["expires_at"] = rfc3339(account.expires_at, zone)
+    return shown
+
+
+_ALWAYS = tuple(name for name, field in AccountOut.model_fields.items() if field.is_required())
+_WHEN_SET = tuple(name for name in AccountOut.model_fields if name not in _ALWAYS)
+_always_of = operator.attrgetter(*_ALWAYS)
+_when_set_of = operator.attrgetter(*_WHEN_SET)
 
 
 class RestrictedAccountOut(AccountOut):
     """An FTP account with its `allowed_ips`, also when the list is empty."""
 
     allowed_ips: Annotated[list[str], Field(examples=[["203.0.113.0/24"]])]
+
+    @classmethod
+    def of(cls, account: FtpAccount | Row[Any], zone: ZoneInfo) -> Self:
+        """An account, restricted or not."""
+        return cls(**shown_account(account, zone) | {"allowed_ips": account.allowed_ips})
 
 
 class AccountWithUsage(AccountOut):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fastapi import Response
 from fastapi.concurrency import run_in_threadpool
 
+from wsp.rest.long_answers import LongBody
 from wsp.version import StoreVersion
 
 MAX_ANSWERS = 200
@@ -22,7 +23,7 @@ MAX_BODY_BYTES = 256 * 1024
 class Answer:
     """The body and the headers of a JSON answer."""
 
-    body: bytes
+    body: LongBody
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -40,7 +41,7 @@ class KeptAnswers:
         The key names everything that the answer depends on, but for the store: who may see what, and every parameter.
         """
         answer = await (self._kept(key, make) if self._version.exact else run_in_threadpool(make))
-        return Response(answer.body, headers=answer.headers, media_type="application/json")
+        return answer.body.answer(answer.headers)
 
     async def _kept(self, key: Hashable, make: Callable[[], Answer]) -> Answer:
         # The version is taken before the store is read, so what is read is at least as new.

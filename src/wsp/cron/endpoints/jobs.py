@@ -1,5 +1,6 @@
 """`/api/v1/cronjobs`: the jobs themselves."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
@@ -9,11 +10,13 @@ from sqlalchemy.orm import Session
 from wsp.auth.dependencies import Principal, caller
 from wsp.cron import service
 from wsp.cron.models import CronJob
-from wsp.cron.schemas import JOB_PARAMETERS, JobChange, JobCreate, JobFields, JobOut, JobQuery
+from wsp.cron.rows import JobRow
+from wsp.cron.schemas import JOB_PARAMETERS, JobChange, JobCreate, JobFields, JobOut, JobQuery, shown_job
 from wsp.cron.surroundings import look_around
 from wsp.errors import Forbidden
 from wsp.rest.answers import Message, failures
 from wsp.rest.lists import LIST_HEADERS, page_headers
+from wsp.rest.long_answers import LongBody
 from wsp.rest.routing import Router
 from wsp.rest.session import Reader, Writer, Zone
 
@@ -27,17 +30,18 @@ JobId = Annotated[int, Path(description="The job's id", examples=[5])]
     "/",
     operation_id="listCronJobs",
     summary="List cron jobs",
+    response_model=list[JobOut],
     openapi_extra=JOB_PARAMETERS,
     responses={200: {"headers": LIST_HEADERS}},
 )
-def list_jobs(
-    caller: Caller, session: Reader, zone: Zone, page: JobQuery, request: Request, response: Response
-) -> list[JobOut]:
+def list_jobs(caller: Caller, session: Reader, zone: Zone, page: JobQuery, request: Request) -> Response:
     """Every job of the caller, oldest first; of every owner for admins."""
-    jobs, total = service.list_jobs(session, caller.sees_owner, page)
-    response.headers.update(page_headers(request, page, total))
-    around = look_around(session, jobs, zone)
-    return [JobOut.of(job, zone, around) for job in jobs]
+    pieces = service.list_jobs(session, caller.sees_owner, page)
+    body = LongBody()
+    body.write(b"[")
+    body.write_items(_listed(pieces, session, zone))
+    body.write(b"]")
+    return body.answer(page_headers(request, page, pieces.total))
 
 
 @router.post("/", status_code=201, operation_id="createCronJob", summary="Create a cron job", responses=failures(409))
@@ -87,6 +91,13 @@ def _allowed(body: JobFields, caller: Principal) -> dict[str, Any]:
     if changes.get("nice", 0) < 0 and not caller.is_admin:
         raise Forbidden("Only an admin may set nice below 0")
     return changes
+
+
+def _listed(pieces: Iterable[Sequence[JobRow]], session: Session, zone: ZoneInfo) -> Iterator[dict[str, Any]]:
+    for jobs in pieces:
+        around = look_around(session, jobs, zone)
+        for job in jobs:
+            yield shown_job(job, zone, around)
 
 
 def _shown(job: CronJob, session: Session, zone: ZoneInfo) -> JobOut:

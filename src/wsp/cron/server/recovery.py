@@ -62,6 +62,8 @@ _RUNS = (
     .order_by(RUNS.c.id)
 )
 
+_CLAIMS = select(RUNS.c.id, RUNS.c.service_id).where(is_open(), RUNS.c.service_id != "")
+
 _SECOND = timedelta(seconds=1)  # between two ticks, at least
 
 _SILENTLY = {"synchronize_session": False}
@@ -141,7 +143,8 @@ def _undecide(session: Session, run_ids: Collection[int], service_id: str) -> No
             # Else the job was changed since then, and what is due before its change is not for its new policies.
             JOBS.c.due_from == RUNS.c.scheduled_for,
             JOBS.c.revision == JOBS.c.armed_revision,
-            JOBS.c.enabled,
+            # In a way that no index serves: SQLite would walk the one on it, through all jobs there are.
+            JOBS.c.enabled.is_not(False),
         )
         .order_by(JOBS.c.id)
         .with_for_update(of=[RUNS, JOBS], key_share=True)
@@ -227,8 +230,8 @@ def find_orphans(
     `met` are the runners that this scheduler has, or had: a scheduler of this machine whose process is gone, and whose
     runners we have, is certainly dead.
     """
-    claims = select(RUNS.c.id, RUNS.c.service_id).where(is_open(), RUNS.c.service_id != "")
-    suspects = [row.id for row in session.execute(claims) if row.service_id != service_id or row.id not in active]
+    claims = session.connection().execute(_CLAIMS)
+    suspects = [row.id for row in claims if row.service_id != service_id or row.id not in active]
     if not suspects:
         return []
     rows = session.execute(_RUNS.where(RUNS.c.id.in_(suspects))).all()

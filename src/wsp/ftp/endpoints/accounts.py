@@ -13,12 +13,14 @@ from wsp.ftp.schemas import (
     FtpStatus,
     IpRestrictions,
     RestrictedAccountOut,
+    shown_account,
 )
 from wsp.ftp.usage import usage_of
 from wsp.heartbeat import alive
 from wsp.rest.answers import Message, failures
 from wsp.rest.kept import Answer
 from wsp.rest.lists import LIST_HEADERS, PAGE_PARAMETERS, PageQuery, page_headers
+from wsp.rest.long_answers import LongBody
 from wsp.rest.session import Reader, Writer, Zone
 from wsp.rest.state import get_state
 
@@ -38,10 +40,13 @@ async def list_accounts(caller: Caller, page: PageQuery, request: Request) -> Re
     state, visible_to = get_state(request), caller.sees_owner
 
     def make() -> Answer:
+        body = LongBody()
+        body.write(b'{"accounts":[')
         with state.database.reading() as session:
-            accounts, total = service.list_accounts(session, visible_to, page)
-        body = AccountList(accounts=[AccountOut.of(account, state.zone) for account in accounts], total=total)
-        return Answer(body.model_dump_json().encode(), page_headers(request, page, total))
+            pieces = service.list_accounts(session, visible_to, page)
+            body.write_items(shown_account(account, state.zone) for accounts in pieces for account in accounts)
+        body.write(b'],"total":%d}' % pieces.total)
+        return Answer(body, page_headers(request, page, pieces.total))
 
     return await state.kept.get(("ftp accounts", visible_to, page, request.url.path, request.url.query), make)
 
