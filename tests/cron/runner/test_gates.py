@@ -1,6 +1,7 @@
 """Commands that stand ready before they are due."""
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from wsp.cron.runner import gates
 from wsp.cron.runner.command import Command
@@ -18,6 +21,52 @@ from wsp.cron.runner.timers import Timers
 
 if TYPE_CHECKING:
     from tests.cron.runner.conftest import Scheduler
+
+# One a line, with \n for a line's end. Nothing of it runs beside anything else, so that the same always comes of it.
+PIECES = r"""
+echo $LINENO $? $# $0 $-
+echo é \udcff
+cat
+read -r a; echo $a
+cat <<E\n$((1 + 1))\nE\n
+cat <<'E'\n'\nE\n
+cat <<E
+f() { echo f$1; return 2; }
+f 1
+{ echo b; }
+(exit 5)
+exit 3
+no-such-program
+alias x='echo x'
+x 1
+set -e
+set -u
+set -x
+set -v
+set -n
+set -- 1 2
+echo $none
+trap 'echo $?' EXIT
+kill -TERM 0
+eval 'echo e; false'
+eval ';'
+. ./none
+exec echo x
+exec 9>&1
+echo 9 >&9
+ls /proc/self/fd
+set | grep GATE
+IFS=x
+! true
+if true; then
+for i in 1 2; do
+case a in a)
+"""
+PIECES_OF_TEXT = [piece.replace("\\n", "\n").replace("\\udcff", "\udcff") for piece in PIECES.strip().split("\n")]
+PIECES_OF_TEXT += [*"!\\'\"`{}()#;\r\t", "$(", "${", "((", "&&", "||", "fi", "done", "esac", "\r\n", "\\\n"]
+BETWEEN = ["", " ", "\n", "; ", ";", " && ", " || ", "\n\n", "\\\n"]
+
+SPAWNER = Spawner("test")
 
 
 class TestStandReady:
@@ -88,6 +137,15 @@ class TestStandReady:
         scheduler.start_all([order])
         assert scheduler.end(order.run_id).exit_code == 0
 
+    @pytest.mark.parametrize("name", ["WSP_GATE", "SHELLOPTS"])
+    def test_a_variable_by_which_it_could_tell(self, scheduler: "Scheduler", name: str) -> None:
+        order = scheduler.order(f"echo ${name}", environment={"PATH": "/bin", name: "xtrace"})
+        scheduler.prepare([order], ready=0)
+        scheduler.run("true")
+        assert scheduler.ready() == []
+        scheduler.start_all([order])
+        assert scheduler.text(scheduler.end(order.run_id)) == "xtrace\n"
+
     def test_an_order_that_has_changed_meanwhile(self, scheduler: "Scheduler") -> None:
         order = scheduler.order("echo old >> ran")
         scheduler.prepare([order])
@@ -140,6 +198,33 @@ class TestWithoutAStart:
         assert len(scheduler.ended) == 1
 
 
+class TestTheLine:
+    """What stands in front of a command is part of its line."""
+
+    @pytest.mark.parametrize("command", ["; echo a", ";; echo a", "& echo a", "&& a", "| a", ") a", "# a", "\\\n; a"])
+    def test_the_word_came_before_the_shell_has_read_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        fields = {"run_id": 1, "command": command, "folder": str(tmp_path), "environment": {"PATH": "/bin"}}
+        gate = _opened()
+        at_once = _outcome(SPAWNER.spawn(Command(fields)))
+        assert _outcome(SPAWNER.spawn(Command(fields), gate=gate)) == at_once
+        os.close(gate)
+
+    @given(pieces=st.lists(st.sampled_from(PIECES_OF_TEXT), min_size=1, max_size=8), seed=st.integers(0, 2**32))
+    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_any_text(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: list[str], seed: int) -> None:
+        monkeypatch.chdir(tmp_path)
+        seeded = random.Random(seed)
+        command = "".join(piece + seeded.choice(BETWEEN) for piece in pieces)
+        fields = {"run_id": 1, "command": command, "folder": str(tmp_path), "environment": {"PATH": "/bin"}}
+        gate = _opened()
+        at_once = _outcome(SPAWNER.spawn(Command(fields)))
+        assert _outcome(SPAWNER.spawn(Command(fields), gate=gate)) == at_once
+        os.close(gate)
+
+
 class TestForgetting:
     def test_after_a_while(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         now = [0.0]
@@ -157,6 +242,21 @@ class TestForgetting:
         _, status = os.waitpid(pid, 0)  # it has ended
         assert os.WIFEXITED(status)
         assert list(tmp_path.iterdir()) == []
+
+
+def _opened() -> int:
+    """A gate that is open already."""
+    gate, opens = os.pipe()
+    os.write(opens, b"\n")
+    os.close(opens)
+    return gate
+
+
+def _outcome(process: tuple[int, int, int]) -> tuple[int, bytes, bytes]:
+    pid, out, err = process
+    with open(out, "rb") as stdout, open(err, "rb") as stderr:
+        written = stdout.read(), stderr.read()
+    return os.waitpid(pid, 0)[1], *written
 
 
 def _until(condition: Callable[[], object]) -> None:
