@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wsp.cron.runner import gates
+from wsp.cron.runner import client, gates
 from wsp.cron.runner.command import Command
-from wsp.cron.runner.gates import Gates
 from wsp.cron.runner.spawn import Spawner
-from wsp.cron.runner.timers import Timers
 
 if TYPE_CHECKING:
     from tests.cron.runner.conftest import Scheduler
@@ -190,6 +189,18 @@ class TestWithoutAStart:
         _until(lambda: not any(map(scheduler.lives, pids)))
         assert scheduler.pids("ran") == []
 
+    def test_a_runner_that_is_about_to_go_says_so(self, scheduler: "Scheduler") -> None:
+        held_up = scheduler.start("trap '' TERM; echo $$ > up; while :; do sleep 0.1; done", kill_grace_seconds=60.0)
+        _until(lambda: scheduler.pids("up"))
+        order = scheduler.order("echo $$ >> ran")
+        scheduler.prepare([order])
+        os.kill(scheduler.runner.pid, signal.SIGTERM)
+        _until(lambda: scheduler.ready() == [])
+        scheduler.start_all([order])
+        assert "told to end" in scheduler.end(order.run_id).trouble
+        scheduler.kill(held_up, grace=0)
+        assert scheduler.end(held_up).exit_code == 137
+
     def test_a_kill_of_what_was_not_started_does_nothing(self, scheduler: "Scheduler", pids: list[int]) -> None:
         for run_id in (1, 2, 3):
             scheduler.kill(run_id)
@@ -226,22 +237,39 @@ class TestTheLine:
 
 
 class TestForgetting:
-    def test_after_a_while(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        now = [0.0]
-        monkeypatch.setattr(time, "monotonic", lambda: now[0])
-        timers = Timers()
-        waiting = Gates(Spawner("test"), timers)
-        fields = {"command": "echo ran > ran", "folder": str(tmp_path), "environment": {"PATH": "/bin"}}
-        waiting.prepare(Command({"run_id": 1, **fields}))
-        waiting.step()
-        (ready,) = waiting._ready.values()
-        pid = ready.process[0]
-        now[0] = gates.KEEP_SECONDS + 1
-        timers.run_due()
-        assert waiting.take(1) is None
-        _, status = os.waitpid(pid, 0)  # it has ended
-        assert os.WIFEXITED(status)
-        assert list(tmp_path.iterdir()) == []
+    def test_when_it_was_not_started_for_a_while(self, scheduler: "Scheduler", monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(client, "PREPARED_SECONDS", 0.2)
+        order = scheduler.order("echo $$ >> ran")
+        scheduler.prepare([order])
+        (pid,) = scheduler.ready()
+        _until(lambda: not scheduler.lives(pid))
+        assert scheduler.pids("ran") == []
+        scheduler.start_all([order])
+        assert scheduler.end(order.run_id).exit_code == 0
+        assert len(scheduler.pids("ran")) == 1
+
+    def test_not_by_a_runner_that_stood_still(self, scheduler: "Scheduler") -> None:
+        order = scheduler.order("echo ran")
+        scheduler.prepare([order])
+        os.kill(scheduler.runner.pid, signal.SIGSTOP)
+        scheduler.start_all([order])
+        time.sleep(2 * client.PREPARED_SECONDS + 0.5)
+        os.kill(scheduler.runner.pid, signal.SIGCONT)
+        assert scheduler.end(order.run_id).trouble == ""
+        assert scheduler.text(scheduler.ended[order.run_id]) == "ran\n"
+
+    def test_when_another_scheduler_comes_at_the_very_moment(
+        self, new_scheduler: "Callable[[], Scheduler]", scheduler: "Scheduler"
+    ) -> None:
+        scheduler.prepare([scheduler.order("echo $$ >> ran")])
+        (pid,) = scheduler.ready()
+        runner = scheduler.runner.pid
+        os.kill(runner, signal.SIGSTOP)
+        scheduler.hang_up()
+        timer = threading.Timer(0.3, os.kill, (runner, signal.SIGCONT))
+        timer.start()
+        assert [found.pid for found in new_scheduler().adopt()] == [runner]
+        _until(lambda: not scheduler.lives(pid))
 
 
 def _opened() -> int:

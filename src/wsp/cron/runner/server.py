@@ -50,7 +50,7 @@ class Server:
         self._epoll = select.epoll()
         self._timers = Timers()
         self._spawner = Spawner(runner_id)
-        self._gates = Gates(self._spawner, self._timers)
+        self._gates = Gates(self._spawner)
         self._orders: OrderedDict[int, Command] = OrderedDict()  # to be started
         self._runs: dict[int, Run] = {}  # started, not ended
         self._ended: dict[int, Message] = {}  # not acknowledged
@@ -168,6 +168,7 @@ class Server:
         self._alone_since = None
         self._had_scheduler = True
         self._dismissed = False
+        self._gates.close()  # what another one has prepared, who has only just gone
         self._new_starts = [(run.command.run_id, run.pid, run.pid_started, run.at) for run in self._runs.values()]
         self._new_ends = list(self._ended.values())
         runs = [*self._orders, *self._runs, *self._ended]
@@ -183,6 +184,9 @@ class Server:
                 self._accept(order)
         for order in _list(message, "prepare"):
             self._prepare(order)
+        for each in _list(message, "drop"):
+            if isinstance(each, int):
+                self._gates.drop(each)
         kill = message.get("kill")
         if isinstance(kill, list) and len(kill) == 3:
             wanted, reason, grace = kill
@@ -202,6 +206,7 @@ class Server:
             return
         if self._has(wanted):
             return  # nothing is started twice
+        self._gates.drop(wanted)  # of another wording
         try:
             self._orders[wanted] = Command(fields)
         except ValueError as error:
@@ -258,7 +263,7 @@ class Server:
                 continue
             command, ready = self._gates.take(wanted) or (None, None)
             if command is None:
-                self._end_unstarted(wanted, trouble=NOT_PREPARED)
+                self._end_unstarted(wanted, trouble=NOT_PREPARED if self._stopping_since is None else NOT_STARTED)
                 continue
             run = self._run_of(command)
             if ready is not None and ready.open():
