@@ -1,5 +1,6 @@
 """Commands that stand ready before they are due."""
 
+import errno
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from wsp.cron.runner import client, gates
 from wsp.cron.runner.command import Command
+from wsp.cron.runner.server import Server
 from wsp.cron.runner.spawn import Spawner
 
 if TYPE_CHECKING:
@@ -190,7 +192,7 @@ class TestWithoutAStart:
         assert scheduler.pids("ran") == []
 
     def test_a_runner_that_is_about_to_go_says_so(self, scheduler: "Scheduler") -> None:
-        held_up = scheduler.start("trap '' TERM; echo $$ > up; while :; do sleep 0.1; done", kill_grace_seconds=60.0)
+        held_up = scheduler.start("trap '' TERM; echo $$ > up; while :; do sleep 0.1; done", kill_grace_seconds=5.0)
         _until(lambda: scheduler.pids("up"))
         order = scheduler.order("echo $$ >> ran")
         scheduler.prepare([order])
@@ -234,6 +236,33 @@ class TestTheLine:
         at_once = _outcome(SPAWNER.spawn(Command(fields)))
         assert _outcome(SPAWNER.spawn(Command(fields), gate=gate)) == at_once
         os.close(gate)
+
+
+class TestLettingGo:
+    def test_trouble_with_one_is_not_that_of_the_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        class Full:
+            """An epoll that may not watch so many."""
+
+            def register(self, _descriptor: int, _events: int) -> None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(Server, "_listen_to_signals", lambda self: setattr(self, "_wake_r", os.pipe()[0]))
+        server = Server(str(tmp_path), str(tmp_path), "test", None)
+        fields = {"command": "true", "folder": str(tmp_path), "environment": {"PATH": "/bin"}}
+        for run_id in (1, 2, 3):
+            server._gates.prepare(Command({"run_id": run_id, **fields}))
+            server._gates.step()
+        monkeypatch.setattr(server, "_epoll", Full())
+        server._let_go([1, 2, 3])
+        assert list(server._runs) == [1, 2, 3]
+        assert [start[0] for start in server._new_starts] == [1, 2, 3]
+        assert "No space left" in capfd.readouterr().err
+        for run in server._runs.values():
+            assert os.waitpid(run.pid, 0)[1] == 0
+        server._line.close()
 
 
 class TestForgetting:

@@ -271,7 +271,10 @@ class Server:
             else:
                 self._orders[wanted] = command
         for run, process in gone:
-            self._keep(run, process)
+            try:
+                self._keep(run, process)
+            except OSError:  # the others go on as well, and are to be read
+                sys.excepthook(*sys.exc_info())
 
     def _start(self, command: Command) -> None:
         if self._stopping_since is not None:
@@ -297,13 +300,13 @@ class Server:
         run.pid_started = procfs.start_time(pid) or 0  # until it is reaped, even one that has ended has one
         run.limit = procfs.run_limit(run.mark)
         self._runs[command.run_id] = self._leaders[pid] = run
+        if command.timeout_seconds > 0:
+            run.timeout_timer = self._timers.after(command.timeout_seconds, partial(self._end, run, "timeout", ""))
+        self._new_starts.append((command.run_id, pid, run.pid_started, run.at))
         for descriptor, stream in ((out, STDOUT), (err, STDERR)):
             run.pipes.add(descriptor)
             self._pipes[descriptor] = (run, stream)
             self._epoll.register(descriptor, select.EPOLLIN)
-        if command.timeout_seconds > 0:
-            run.timeout_timer = self._timers.after(command.timeout_seconds, partial(self._end, run, "timeout", ""))
-        self._new_starts.append((command.run_id, pid, run.pid_started, run.at))
 
     # --- output ---------------------------------------------------------------------------------------------------
 
