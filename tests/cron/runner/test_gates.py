@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from wsp.cron.runner import client, gates
 from wsp.cron.runner.command import Command
+from wsp.cron.runner.gates import Ready
 from wsp.cron.runner.server import Server
 from wsp.cron.runner.spawn import Spawner
 
@@ -239,6 +240,19 @@ class TestTheLine:
 
 
 class TestLettingGo:
+    def test_of_one_that_the_word_does_not_reach(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(_descriptor: int, _data: bytes) -> int:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+        monkeypatch.chdir(tmp_path)
+        fields = {"run_id": 1, "command": "echo ran > ran", "folder": str(tmp_path), "environment": {"PATH": "/bin"}}
+        ready = Ready(SPAWNER, Command(fields))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            assert not ready.open()
+        assert os.WIFEXITED(os.waitpid(ready.process[0], 0)[1])
+        assert list(tmp_path.iterdir()) == []
+
     def test_trouble_with_one_is_not_that_of_the_others(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:

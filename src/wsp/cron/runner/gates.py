@@ -32,10 +32,10 @@ class Ready:
             os.close(waits)
 
     def open(self) -> bool:
-        """Let the command go. False when the process is gone; then nothing is left of it."""
+        """Let the command go. False when the word does not reach it, for it is gone; then nothing is left of it."""
         try:
             os.write(self._gate, _GO)
-        except BrokenPipeError:
+        except OSError:  # or the kernel has no memory for a byte
             self.close()
             return False
         os.close(self._gate)
