@@ -3,10 +3,12 @@
 import errno
 import os
 import random
+import select
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from wsp.cron.runner import client, gates
 from wsp.cron.runner.command import Command
+from wsp.cron.runner.frames import STDOUT
 from wsp.cron.runner.gates import Ready
 from wsp.cron.runner.server import Server
 from wsp.cron.runner.spawn import Spawner
@@ -239,6 +242,17 @@ class TestTheLine:
         os.close(gate)
 
 
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A runner whose loop does not turn."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Server, "_listen_to_signals", lambda self: setattr(self, "_wake_r", os.pipe()[0]))
+    one = Server(str(tmp_path), str(tmp_path), "test", None)
+    os.chdir(tmp_path)
+    yield one
+    one._line.close()
+
+
 class TestLettingGo:
     def test_of_one_that_the_word_does_not_reach(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(_descriptor: int, _data: bytes) -> int:
@@ -253,8 +267,26 @@ class TestLettingGo:
         assert os.WIFEXITED(os.waitpid(ready.process[0], 0)[1])
         assert list(tmp_path.iterdir()) == []
 
+    def test_of_one_whose_gate_somebody_has_stopped_up(self, scheduler: "Scheduler") -> None:
+        order = scheduler.order("echo $$ >> ran")
+        scheduler.prepare([order])
+        (pid,) = scheduler.ready()
+        os.kill(pid, signal.SIGSTOP)
+        gate = os.open(f"/proc/{pid}/fd/9", os.O_WRONLY | os.O_NONBLOCK)  # as its own account may do
+        with suppress(BlockingIOError):
+            while os.write(gate, b"x" * 4096):
+                pass
+        try:
+            scheduler.start_all([order])
+            _until(lambda: order.run_id in scheduler.ended)
+            assert scheduler.ended[order.run_id].exit_code == 0
+            assert pid not in scheduler.pids("ran")
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.close(gate)
+
     def test_trouble_with_one_is_not_that_of_the_others(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+        self, server: Server, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
         class Full:
             """An epoll that may not watch so many."""
@@ -262,13 +294,7 @@ class TestLettingGo:
             def register(self, _descriptor: int, _events: int) -> None:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(Server, "_listen_to_signals", lambda self: setattr(self, "_wake_r", os.pipe()[0]))
-        server = Server(str(tmp_path), str(tmp_path), "test", None)
-        fields = {"command": "true", "folder": str(tmp_path), "environment": {"PATH": "/bin"}}
-        for run_id in (1, 2, 3):
-            server._gates.prepare(Command({"run_id": run_id, **fields}))
-            server._gates.step()
+        _prepare(server, "true", 3)
         monkeypatch.setattr(server, "_epoll", Full())
         server._let_go([1, 2, 3])
         assert list(server._runs) == [1, 2, 3]
@@ -276,7 +302,19 @@ class TestLettingGo:
         assert "No space left" in capfd.readouterr().err
         for run in server._runs.values():
             assert os.waitpid(run.pid, 0)[1] == 0
-        server._line.close()
+
+    def test_output_that_somebody_else_has_read_is_not_waited_for(self, server: Server) -> None:
+        """A command can open its own end of a pipe for reading: /dev/stdout."""
+        _prepare(server, "sleep 1; echo late", 1)
+        server._let_go([1])
+        run = server._runs[1]
+        (descriptor,) = (each for each, (_, stream) in server._pipes.items() if stream == STDOUT)
+        server._read(descriptor, run, STDOUT, select.EPOLLIN)
+        assert run.kept.total == 0
+        assert descriptor in run.pipes
+        assert os.waitpid(run.pid, 0)[1] == 0
+        server._read(descriptor, run, STDOUT, select.EPOLLIN)
+        assert run.kept.total == 5
 
 
 class TestForgetting:
@@ -315,6 +353,13 @@ class TestForgetting:
         _until(lambda: not scheduler.lives(pid))
 
 
+def _prepare(server: Server, command: str, count: int) -> None:
+    for run_id in range(1, count + 1):
+        fields = {"run_id": run_id, "command": command, "folder": os.getcwd(), "environment": {"PATH": "/bin"}}
+        server._gates.prepare(Command(fields))
+        server._gates.step()
+
+
 def _opened() -> int:
     """A gate that is open already."""
     gate, opens = os.pipe()
@@ -325,6 +370,8 @@ def _opened() -> int:
 
 def _outcome(process: tuple[int, int, int]) -> tuple[int, bytes, bytes]:
     pid, out, err = process
+    for descriptor in (out, err):
+        os.set_blocking(descriptor, True)
     with open(out, "rb") as stdout, open(err, "rb") as stderr:
         written = stdout.read(), stderr.read()
     return os.waitpid(pid, 0)[1], *written

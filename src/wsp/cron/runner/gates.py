@@ -24,8 +24,9 @@ class Ready:
         """Raises CannotStart, OSError."""
         waits, self._gate = os.pipe()
         try:
+            os.set_blocking(self._gate, False)  # its account can fill the pipe: nobody else is to wait for that
             self.process = spawner.spawn(command, gate=waits)
-        except CannotStart:
+        except (CannotStart, OSError):
             os.close(self._gate)
             raise
         finally:
@@ -35,7 +36,7 @@ class Ready:
         """Let the command go. False when the word does not reach it, for it is gone; then nothing is left of it."""
         try:
             os.write(self._gate, _GO)
-        except OSError:  # or the kernel has no memory for a byte
+        except OSError:  # or the pipe is full, or the kernel has no memory for a byte
             self.close()
             return False
         os.close(self._gate)

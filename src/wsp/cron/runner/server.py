@@ -311,7 +311,10 @@ class Server:
     # --- output ---------------------------------------------------------------------------------------------------
 
     def _read(self, descriptor: int, run: Run, stream: int, events: int) -> None:
-        data = os.read(descriptor, _CHUNK_BYTES) if events & select.EPOLLIN else b""
+        try:
+            data = os.read(descriptor, _CHUNK_BYTES) if events & select.EPOLLIN else b""
+        except BlockingIOError:  # somebody has read it before: the command itself, that can open its /dev/stdout
+            return
         if not data:
             self._close(descriptor, run)
             if run.ended and not run.pipes and run not in self._endings:

@@ -65,7 +65,7 @@ class Spawner:
         return f"{self._runner_id}-{run_id}"
 
     def spawn(self, command: Command, gate: int | None = None) -> tuple[int, int, int]:
-        """Start it. Returns its pid and the descriptors of its stdout and stderr. Raises CannotStart.
+        """Start it. Returns its pid and the descriptors of stdout and stderr, which never block. Raises CannotStart.
 
         With a `gate`, a descriptor to read, its shell waits for a line from there before it does anything of the
         command. Only /bin/sh can do that.
@@ -100,6 +100,8 @@ class Spawner:
             opened += [out, out_end]
             err, err_end = os.pipe()
             opened += [err, err_end]
+            for descriptor in (out, err):  # a command can take from its own pipe what others are told is there
+                os.set_blocking(descriptor, False)
             self._set_limits(mark)
             try:
                 pid = os.posix_spawn(
