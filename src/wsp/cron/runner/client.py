@@ -78,6 +78,10 @@ class Runner:
             await exited.wait()
             said = _last_words(folder, runner_id)
             raise OSError(f"the process that runs commands cannot be started: {said or error}") from error
+        except asyncio.CancelledError:  # it would wait for another scheduler
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            raise
         asyncio.get_running_loop().call_soon(runner._line.go_on)
         return runner
 
