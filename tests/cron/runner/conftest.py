@@ -141,6 +141,14 @@ class Scheduler:
         path = self.work / name
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
+    def hang_up(self) -> None:
+        """Be gone without a word, as one that was killed."""
+
+        async def aborted() -> None:
+            self.runner._line.abort()
+
+        self._call(aborted())
+
     def close(self) -> None:
         if self._loop.is_closed():
             return

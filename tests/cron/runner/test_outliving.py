@@ -1,5 +1,6 @@
 """A runner and the schedulers that come and go."""
 
+import asyncio
 import json
 import os
 import select
@@ -12,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wsp.cron.runner import protocol
+from wsp.cron.runner import client, protocol
+from wsp.cron.runner.procfs import start_time
 
 if TYPE_CHECKING:
     from tests.cron.runner.conftest import Scheduler
@@ -225,6 +227,30 @@ class TestGone:
         _until(lambda: not scheduler.lives(pid))
         assert scheduler.gone == []
         assert list((scheduler.folder / "runner").iterdir()) == []
+
+    def test_one_that_was_still_being_launched_goes_with_the_wish(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        launched: list[int] = []
+
+        def spawn(*arguments: Any) -> int:
+            launched.append(_spawn(*arguments))
+            return launched[0]
+
+        async def main() -> None:
+            nothing: dict[str, Any] = dict.fromkeys(["on_started", "on_ended", "on_gone"], print)
+            launching = asyncio.create_task(client.Runner.launch(tmp_path, **nothing))
+            while not launched:  # noqa: ASYNC110 - nothing sets an event
+                await asyncio.sleep(0)
+            launching.cancel()
+            await asyncio.gather(launching, return_exceptions=True)
+            async with asyncio.timeout(20):
+                while start_time(launched[0]) is not None:  # noqa: ASYNC110 - nothing sets an event
+                    await asyncio.sleep(0.02)
+
+        _spawn = client._spawn
+        monkeypatch.setattr(client, "_spawn", spawn)
+        asyncio.run(main())
 
     def test_a_runner_that_cannot_start_says_why(self, new_scheduler: "Callable[[], Scheduler]") -> None:
         scheduler = new_scheduler()

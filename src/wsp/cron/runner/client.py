@@ -20,6 +20,7 @@ from wsp.cron.runner.orders import Ended, Order, Output, Started
 
 HELLO_SECONDS = 20.0  # for a runner that was started; a busy machine takes its time
 ADOPT_SECONDS = 5.0  # for one that is there
+PREPARED_SECONDS = 2.0  # what was not started so long after it was prepared is not going to be
 
 _LOG_BYTES = 4000  # shown of what a runner that died had to say
 
@@ -77,6 +78,10 @@ class Runner:
             await exited.wait()
             said = _last_words(folder, runner_id)
             raise OSError(f"the process that runs commands cannot be started: {said or error}") from error
+        except asyncio.CancelledError:  # it would wait for another scheduler
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            raise
         asyncio.get_running_loop().call_soon(runner._line.go_on)
         return runner
 
@@ -144,12 +149,14 @@ class Runner:
         self._prepared.update((order.run_id, order) for order in orders)
         self._line.send({"prepare": [_order(order) for order in orders]})
         forget = partial(self._forget_prepared, orders)
-        asyncio.get_running_loop().call_later(protocol.PREPARED_SECONDS, forget)
+        asyncio.get_running_loop().call_later(PREPARED_SECONDS, forget)
 
     def _forget_prepared(self, orders: Sequence[Order]) -> None:
-        for order in orders:
-            if self._prepared.get(order.run_id) is order:
-                del self._prepared[order.run_id]
+        late = [order.run_id for order in orders if self._prepared.get(order.run_id) is order]
+        for run_id in late:
+            del self._prepared[run_id]
+        if late:
+            self._line.send({"drop": late})
 
     def start(self, orders: Sequence[Order]) -> None:
         """Have commands started, in this order, at once."""

@@ -6,15 +6,11 @@ would wait for all the others. Nothing of a command itself happens before the wo
 
 import os
 from collections import OrderedDict
-from functools import partial
 
-from wsp.cron.runner import protocol
 from wsp.cron.runner.command import Command
 from wsp.cron.runner.spawn import CannotStart, Spawner
-from wsp.cron.runner.timers import Timers
 
 MOST = 128
-KEEP_SECONDS = 2 * protocol.PREPARED_SECONDS  # what is not started by then is not going to be
 
 _GO = b"\n"
 
@@ -28,18 +24,19 @@ class Ready:
         """Raises CannotStart, OSError."""
         waits, self._gate = os.pipe()
         try:
+            os.set_blocking(self._gate, False)  # its account can fill the pipe: nobody else is to wait for that
             self.process = spawner.spawn(command, gate=waits)
-        except CannotStart:
+        except (CannotStart, OSError):
             os.close(self._gate)
             raise
         finally:
             os.close(waits)
 
     def open(self) -> bool:
-        """Let the command go. False when the process is gone; then nothing is left of it."""
+        """Let the command go. False when the word does not reach it, for it is gone; then nothing is left of it."""
         try:
             os.write(self._gate, _GO)
-        except BrokenPipeError:
+        except OSError:  # or the pipe is full, or the kernel has no memory for a byte
             self.close()
             return False
         os.close(self._gate)
@@ -53,11 +50,13 @@ class Ready:
 
 
 class Gates:
-    """Orders that may be due soon, and as many processes as may stand ready for them."""
+    """Orders that may be due soon, and as many processes as may stand ready for them.
 
-    def __init__(self, spawner: Spawner, timers: Timers) -> None:
+    No clock says when to forget them: whoever stood still for a while would have forgotten what it is told to start.
+    """
+
+    def __init__(self, spawner: Spawner) -> None:
         self._spawner = spawner
-        self._timers = timers
         self._commands: dict[int, Command] = {}
         self._waiting: OrderedDict[int, Command] = OrderedDict()  # for a process
         self._ready: dict[int, Ready] = {}
@@ -69,9 +68,8 @@ class Gates:
 
     def prepare(self, command: Command) -> None:
         """Expect a start of this command."""
-        self._drop(command.run_id)
+        self.drop(command.run_id)
         self._commands[command.run_id] = self._waiting[command.run_id] = command
-        self._timers.after(KEEP_SECONDS, partial(self._forget, command))
 
     def step(self) -> None:
         """Have one more process stand ready, if one is waited for."""
@@ -95,13 +93,10 @@ class Gates:
     def close(self) -> None:
         """Nothing of what was prepared is going to be started."""
         for wanted in list(self._commands):
-            self._drop(wanted)
+            self.drop(wanted)
 
-    def _forget(self, command: Command) -> None:
-        if self._commands.get(command.run_id) is command:
-            self._drop(command.run_id)
-
-    def _drop(self, wanted: int) -> None:
+    def drop(self, wanted: int) -> None:
+        """This one is not going to be started, if it was prepared at all."""
         _, ready = self.take(wanted) or (None, None)
         if ready is not None:
             ready.close()

@@ -2,7 +2,8 @@
 
 To the runner: `prepare` (a list of orders, with the fields of wsp.cron.runner.orders.Order that differ from their
 defaults: they are expected to be started soon), `start` (a list of orders, or of the run ids of those that were
-prepared), `kill` ([run id, reason, grace or null]), `acknowledge` (run ids).
+prepared), `drop` (run ids of those that were prepared and are not going to be started), `kill` ([run id, reason, grace
+or null]), `acknowledge` (run ids).
 From the runner: `hello` (first of all: its id, the protocol, its runs) or `busy` (another scheduler speaks to it),
 `started` (a list of the fields of Started), `ended` (a list of the fields of Ended).
 """
@@ -10,9 +11,6 @@ From the runner: `hello` (first of all: its id, the protocol, its runs) or `busy
 import json
 
 PROTOCOL = 2
-
-PREPARED_SECONDS = 2.0
-"""For so long after `prepare`, `start` may name an order by its run id. The runner keeps it for longer."""
 
 RUNNERS, OUTPUTS = "runner", "output"
 """The folders of sockets, and of outputs (see wsp.cron.runner.spool), in that of cron."""

@@ -50,7 +50,7 @@ class Server:
         self._epoll = select.epoll()
         self._timers = Timers()
         self._spawner = Spawner(runner_id)
-        self._gates = Gates(self._spawner, self._timers)
+        self._gates = Gates(self._spawner)
         self._orders: OrderedDict[int, Command] = OrderedDict()  # to be started
         self._runs: dict[int, Run] = {}  # started, not ended
         self._ended: dict[int, Message] = {}  # not acknowledged
@@ -168,6 +168,7 @@ class Server:
         self._alone_since = None
         self._had_scheduler = True
         self._dismissed = False
+        self._gates.close()  # what another one has prepared, who has only just gone
         self._new_starts = [(run.command.run_id, run.pid, run.pid_started, run.at) for run in self._runs.values()]
         self._new_ends = list(self._ended.values())
         runs = [*self._orders, *self._runs, *self._ended]
@@ -183,6 +184,9 @@ class Server:
                 self._accept(order)
         for order in _list(message, "prepare"):
             self._prepare(order)
+        for each in _list(message, "drop"):
+            if isinstance(each, int):
+                self._gates.drop(each)
         kill = message.get("kill")
         if isinstance(kill, list) and len(kill) == 3:
             wanted, reason, grace = kill
@@ -202,6 +206,7 @@ class Server:
             return
         if self._has(wanted):
             return  # nothing is started twice
+        self._gates.drop(wanted)  # of another wording
         try:
             self._orders[wanted] = Command(fields)
         except ValueError as error:
@@ -258,7 +263,7 @@ class Server:
                 continue
             command, ready = self._gates.take(wanted) or (None, None)
             if command is None:
-                self._end_unstarted(wanted, trouble=NOT_PREPARED)
+                self._end_unstarted(wanted, trouble=NOT_PREPARED if self._stopping_since is None else NOT_STARTED)
                 continue
             run = self._run_of(command)
             if ready is not None and ready.open():
@@ -266,7 +271,10 @@ class Server:
             else:
                 self._orders[wanted] = command
         for run, process in gone:
-            self._keep(run, process)
+            try:
+                self._keep(run, process)
+            except OSError:  # the others go on as well, and are to be read
+                sys.excepthook(*sys.exc_info())
 
     def _start(self, command: Command) -> None:
         if self._stopping_since is not None:
@@ -292,18 +300,21 @@ class Server:
         run.pid_started = procfs.start_time(pid) or 0  # until it is reaped, even one that has ended has one
         run.limit = procfs.run_limit(run.mark)
         self._runs[command.run_id] = self._leaders[pid] = run
+        if command.timeout_seconds > 0:
+            run.timeout_timer = self._timers.after(command.timeout_seconds, partial(self._end, run, "timeout", ""))
+        self._new_starts.append((command.run_id, pid, run.pid_started, run.at))
         for descriptor, stream in ((out, STDOUT), (err, STDERR)):
             run.pipes.add(descriptor)
             self._pipes[descriptor] = (run, stream)
             self._epoll.register(descriptor, select.EPOLLIN)
-        if command.timeout_seconds > 0:
-            run.timeout_timer = self._timers.after(command.timeout_seconds, partial(self._end, run, "timeout", ""))
-        self._new_starts.append((command.run_id, pid, run.pid_started, run.at))
 
     # --- output ---------------------------------------------------------------------------------------------------
 
     def _read(self, descriptor: int, run: Run, stream: int, events: int) -> None:
-        data = os.read(descriptor, _CHUNK_BYTES) if events & select.EPOLLIN else b""
+        try:
+            data = os.read(descriptor, _CHUNK_BYTES) if events & select.EPOLLIN else b""
+        except BlockingIOError:  # somebody has read it before: the command itself, that can open its /dev/stdout
+            return
         if not data:
             self._close(descriptor, run)
             if run.ended and not run.pipes and run not in self._endings:

@@ -38,9 +38,11 @@ _TAKE_ENVIRONMENT = f'. /proc/self/fd/{_ENVIRONMENT_FD} || exit 126; exec {_ENVI
 _GATE_FD = 9  # the last one that every sh can name
 _LEAST_SPARE_FD = 10
 # In front of a command, in the same line: its lines keep their numbers, and one that the shell cannot read ends it
-# before it has waited. It ends as well when whoever could let it go has died.
-_GATE = f"read -r WSP_GATE <&{_GATE_FD}||exit;exec {_GATE_FD}<&-;unset WSP_GATE;"
+# before it has waited. It ends as well when whoever could let it go has died. The last space keeps apart what would
+# become one word with a command that begins with `;`.
+_GATE = f"read -r WSP_GATE <&{_GATE_FD}||exit;exec {_GATE_FD}<&-;unset WSP_GATE; "
 _GATED_SHELL = "/bin/sh"  # for others, that may be no line at all
+_TELL_TALES = {"WSP_GATE", "SHELLOPTS"}  # variables that would be gone, or have bash show the line
 
 
 class CannotStart(Exception):
@@ -63,7 +65,7 @@ class Spawner:
         return f"{self._runner_id}-{run_id}"
 
     def spawn(self, command: Command, gate: int | None = None) -> tuple[int, int, int]:
-        """Start it. Returns its pid and the descriptors of its stdout and stderr. Raises CannotStart.
+        """Start it. Returns its pid and the descriptors of stdout and stderr, which never block. Raises CannotStart.
 
         With a `gate`, a descriptor to read, its shell waits for a line from there before it does anything of the
         command. Only /bin/sh can do that.
@@ -98,6 +100,8 @@ class Spawner:
             opened += [out, out_end]
             err, err_end = os.pipe()
             opened += [err, err_end]
+            for descriptor in (out, err):  # a command can take from its own pipe what others are told is there
+                os.set_blocking(descriptor, False)
             self._set_limits(mark)
             try:
                 pid = os.posix_spawn(
@@ -147,8 +151,8 @@ def _arguments(
 
     All of it in front of the shell is only there where it is asked for.
     """
-    if gated and command.shell != _GATED_SHELL:
-        raise CannotStart(f"The command could not be started: {command.shell} cannot wait for it")
+    if gated and (command.shell != _GATED_SHELL or not _TELL_TALES.isdisjoint(command.environment)):
+        raise CannotStart("The command could not be started: its shell cannot wait for it")
     arguments = [command.shell, "-c", (_GATE if gated else "") + command.command]
     limits = _limits(command)
     if limits:
