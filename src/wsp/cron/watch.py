@@ -30,6 +30,7 @@ from wsp.webhooks.service import Listeners
 
 JOBS_AT_ONCE = 100
 SOON = timedelta(minutes=1)
+FARTHEST = timedelta(days=366)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def raise_overdue(session: Session, settings: Settings, now: datetime) -> int:
         if owner_status != ACTIVE or pauses.reason_for(row.owner, row.tags, now):
             pause = session.get(Pause, row.owner)
             begin = max(now, pause.until) if pause is not None and pause.until is not None else now
-            _set_expected(session, row, expect_by=begin + _patience(row))
+            # A pause may end in a year that no time can be added to: it is looked at again until then.
+            _set_expected(session, row, expect_by=min(begin, now + FARTHEST) + _patience(row))
             continue
         if not _set_expected(session, row, expect_by=None, alarm=OVERDUE):
             continue
