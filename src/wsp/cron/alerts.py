@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from wsp.cron import mail, outbox
 from wsp.cron.mail import Unusual
-from wsp.cron.models import SKIPPED, SUCCEEDED, CronJob, JobRun, Notice
+from wsp.cron.models import SUCCEEDED, CronJob, JobRun, Notice
 from wsp.cron.outbox import Kind, Owed
 from wsp.cron.work import End, Job, PlannedRun
 from wsp.owners import OWNERS
@@ -41,7 +41,7 @@ def on_ends(session: Session, settings: Settings, ends: Sequence[End], now: date
     A job's `failures_in_row` and `expect_by` are taken to be those after the last of `ends`.
     """
     listeners = Listeners(session, {end.run.job.owner for end in ends})
-    final = [end for end in ends if end.result.status != SKIPPED and not end.will_retry]
+    final = [end for end in ends if end.is_last_word]
     jobs = _jobs(session, {end.run.job.id for end in final})
     failures = _failures(final, jobs)
     alarms = {job_id: row.alarm for job_id, row in jobs.items()}

@@ -8,7 +8,7 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from wsp.cron.bulk import insert_runs
-from wsp.cron.models import FAILED, LOST, QUEUED, SKIPPED, TIMED_OUT, Follows
+from wsp.cron.models import FAILED, LOST, QUEUED, TIMED_OUT, Follows
 from wsp.cron.policy import Policy
 from wsp.cron.rows import JOBS, RUNS
 from wsp.cron.work import End, PlannedRun, Result
@@ -46,15 +46,10 @@ def follow_ups(session: Session, ends: Sequence[End], now: datetime) -> None:
     Doing it twice for one end does no harm.
     """
     wanted = [_retry(end) for end in ends if end.will_retry]
-    last_words = [end for end in ends if not end.will_retry and _counts(end)]
+    last_words = [end for end in ends if end.is_last_word]
     if last_words:
         wanted += _followers(session, last_words, now)
     _insert(session, wanted)
-
-
-def _counts(end: End) -> bool:
-    """Does this outcome set off what follows? A retry that was skipped leaves the failure before as the last word."""
-    return end.result.status != SKIPPED or end.run.trigger == RETRY
 
 
 def _retry(end: End) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from zoneinfo import ZoneInfo
 
-from wsp.cron.models import SUCCEEDED
+from wsp.cron.models import SKIPPED, SUCCEEDED
 from wsp.cron.runner.frames import readable
 from wsp.cron.runner.orders import Output
 from wsp.cron.work import End, Job, Result
@@ -33,7 +33,7 @@ _OUTCOMES = {
     "timed_out": "timed out",
     "killed": "was ended",
     "lost": "was lost",
-    "skipped": "was skipped",
+    "skipped": "failed and was not tried again",  # a retry that was skipped: of others there are no mails
 }
 _TRIGGERS = {
     "schedule": "its schedule",
@@ -102,7 +102,8 @@ def about_end(
         "In a row": "" if failures < 2 else f"{failures} failures",
         "Run": _link(public_url, run.job.id, run.run_id) or str(run.run_id),
     }
-    return Text(subject(run.job.name, what), _body(run.job, facts, _output(result.output)))
+    output = [] if result.status == SKIPPED else _output(result.output)
+    return Text(subject(run.job.name, what), _body(run.job, facts, output))
 
 
 def about_running(
