@@ -152,7 +152,7 @@ def compose(recipient: str, sender: str, text: Text, date: datetime, message_id:
     if not recipient.isprintable():
         raise ValueError("an address has no control characters")
     try:
-        address = Address(addr_spec=recipient)
+        address = _address(recipient)
     except (HeaderParseError, IndexError) as error:
         raise ValueError(str(error) or "it is no address") from error
     message = EmailMessage()
@@ -164,6 +164,16 @@ def compose(recipient: str, sender: str, text: Text, date: datetime, message_id:
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
     message.set_content(text.body, cte="quoted-printable")
     return message
+
+
+def _address(recipient: str) -> Address:
+    name, _, host = recipient.rpartition("@")
+    if not host.isascii():  # as every mail server understands it
+        from email_validator import validate_email  # with its tables of letters, which hardly anybody needs
+
+        host = validate_email(f"x@{host}", check_deliverability=False, globally_deliverable=False).ascii_domain
+    # `Address` refuses to read a name of other letters, which is fine where the mail server has SMTPUTF8 (RFC 6531).
+    return Address(addr_spec=f"{name}@{host}") if name.isascii() else Address(username=name, domain=host)
 
 
 def zone_for(name: str, server: ZoneInfo) -> ZoneInfo:
