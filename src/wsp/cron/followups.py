@@ -8,12 +8,12 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from wsp.cron.bulk import insert_runs
-from wsp.cron.models import FAILED, LOST, QUEUED, SKIPPED, TIMED_OUT, Follows
+from wsp.cron.models import FAILED, LOST, QUEUED, TIMED_OUT, Follows
 from wsp.cron.policy import Policy
 from wsp.cron.rows import JOBS, RUNS
 from wsp.cron.work import End, PlannedRun, Result
 
-LONGEST_DELAY_SECONDS = 86400.0  # between two attempts, however often it was doubled
+LONGEST_DELAY_SECONDS = 86400.0  # that a delay grows to, however often it is doubled
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -33,11 +33,12 @@ def will_retry(run: PlannedRun, result: Result) -> bool:
 def delay_before(policy: Policy, attempt: int) -> float:
     """Seconds between the end of this attempt (the first is 1) and the next one."""
     delay = float(policy.retry_delay_seconds)
+    longest = max(LONGEST_DELAY_SECONDS, delay)
     for _ in range(attempt - 1):
         delay *= policy.retry_backoff
-        if not 0 < delay < LONGEST_DELAY_SECONDS:
+        if not 0 < delay < longest:
             break
-    return min(delay, LONGEST_DELAY_SECONDS)
+    return min(delay, longest)
 
 
 def follow_ups(session: Session, ends: Sequence[End], now: datetime) -> None:
@@ -46,15 +47,10 @@ def follow_ups(session: Session, ends: Sequence[End], now: datetime) -> None:
     Doing it twice for one end does no harm.
     """
     wanted = [_retry(end) for end in ends if end.will_retry]
-    last_words = [end for end in ends if not end.will_retry and _counts(end)]
+    last_words = [end for end in ends if end.is_last_word]
     if last_words:
         wanted += _followers(session, last_words, now)
     _insert(session, wanted)
-
-
-def _counts(end: End) -> bool:
-    """Does this outcome set off what follows? A retry that was skipped leaves the failure before as the last word."""
-    return end.result.status != SKIPPED or end.run.trigger == RETRY
 
 
 def _retry(end: End) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 from zoneinfo import ZoneInfo
 
-from wsp.cron.models import SUCCEEDED
+from wsp.cron.models import SKIPPED, SUCCEEDED
 from wsp.cron.runner.frames import readable
 from wsp.cron.runner.orders import Output
 from wsp.cron.work import End, Job, Result
@@ -33,7 +33,7 @@ _OUTCOMES = {
     "timed_out": "timed out",
     "killed": "was ended",
     "lost": "was lost",
-    "skipped": "was skipped",
+    "skipped": "failed and was not tried again",  # a retry that was skipped: of others there are no mails
 }
 _TRIGGERS = {
     "schedule": "its schedule",
@@ -102,7 +102,8 @@ def about_end(
         "In a row": "" if failures < 2 else f"{failures} failures",
         "Run": _link(public_url, run.job.id, run.run_id) or str(run.run_id),
     }
-    return Text(subject(run.job.name, what), _body(run.job, facts, _output(result.output)))
+    output = [] if result.status == SKIPPED else _output(result.output)
+    return Text(subject(run.job.name, what), _body(run.job, facts, output))
 
 
 def about_running(
@@ -151,7 +152,7 @@ def compose(recipient: str, sender: str, text: Text, date: datetime, message_id:
     if not recipient.isprintable():
         raise ValueError("an address has no control characters")
     try:
-        address = Address(addr_spec=recipient)
+        address = _address(recipient)
     except (HeaderParseError, IndexError) as error:
         raise ValueError(str(error) or "it is no address") from error
     message = EmailMessage()
@@ -163,6 +164,16 @@ def compose(recipient: str, sender: str, text: Text, date: datetime, message_id:
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office answers, please
     message.set_content(text.body, cte="quoted-printable")
     return message
+
+
+def _address(recipient: str) -> Address:
+    name, _, host = recipient.rpartition("@")
+    if not host.isascii():  # as every mail server understands it
+        from email_validator import validate_email  # with its tables of letters, which hardly anybody needs
+
+        host = validate_email(f"x@{host}", check_deliverability=False, globally_deliverable=False).ascii_domain
+    # `Address` refuses to read a name of other letters, which is fine where the mail server has SMTPUTF8 (RFC 6531).
+    return Address(addr_spec=f"{name}@{host}") if name.isascii() else Address(username=name, domain=host)
 
 
 def zone_for(name: str, server: ZoneInfo) -> ZoneInfo:

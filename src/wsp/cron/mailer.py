@@ -11,8 +11,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from email.message import EmailMessage
+from email.utils import parseaddr
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -24,6 +26,7 @@ from wsp.settings import Settings
 
 THREADS = 4
 CONNECT_SECONDS = 10.0  # to each address of the mail server
+GOODBYE_SECONDS = 1.0
 WHOLE_SECONDS = 40.0  # of an attempt, well below outbox.LEASE_SECONDS: later than that nothing is sent
 
 logger = logging.getLogger(__name__)
@@ -55,8 +58,8 @@ class Mailer:
                 return
             # A daemon: a mail server that hangs must not keep the process from ending.
             thread = threading.Thread(target=self._send_what_is_due, name="mail", daemon=True)
-            self._threads.add(thread)
             thread.start()
+            self._threads.add(thread)  # not before: one that could not be started would keep its place for ever
 
     def close(self, patience: float) -> None:
         """Take nothing more, and give what is under way `patience` seconds; then its lease runs out."""
@@ -90,6 +93,9 @@ class Mailer:
             self._attempt(taken)
         except Refused as refused:
             error, for_good = str(refused), refused.for_good
+        except Exception as unforeseen:  # tried again and given up like any other, where everybody can see it
+            logger.exception("mail %s was not sent", taken.notice_id)
+            error = f"It could not be sent: {type(unforeseen).__name__}"
         jitter = random.random()  # noqa: S311 - not a secret
         with self._database.transaction(announce=False) as session:
             status = outbox.record(session, taken, error, self._clock(), for_good=for_good, jitter=jitter)
@@ -102,7 +108,7 @@ class Mailer:
         settings, host = self._settings, mail.one_line(node_name())
         sender = settings.smtp_from or f"wsp@{host}"
         # The same with every attempt: whoever gets a mail twice can see that it is one.
-        message_id = f"<wsp-{taken.notice_id}-{taken.created_at:%Y%m%d%H%M%S%f}@{sender.rpartition('@')[2]}>"
+        message_id = f"<wsp-{taken.notice_id}-{taken.created_at:%Y%m%d%H%M%S%f}@{parseaddr(sender)[1].rpartition('@')[2]}>"
         try:
             message = mail.compose(taken.recipient, sender, taken.text, taken.created_at, message_id)
         except ValueError as error:
@@ -118,20 +124,27 @@ def _deliver(message: EmailMessage, settings: Settings, host: str) -> None:
     begun = time.monotonic()
 
     async def deliver(connected: socket.socket) -> None:
-        left = WHOLE_SECONDS - (time.monotonic() - begun)
-        async with asyncio.timeout(left):
-            await aiosmtplib.send(
-                message,
-                hostname=settings.smtp_host,
-                port=None,  # that of the socket
-                sock=connected,
-                local_hostname=host,  # else it is looked up
-                username=settings.smtp_username,
-                password=settings.smtp_password.get_secret_value() if settings.smtp_password else None,
-                use_tls=settings.smtp_tls == "tls",
-                start_tls=settings.smtp_tls == "starttls",
-                timeout=None,  # the one above is for all of it
-            )
+        client = aiosmtplib.SMTP(
+            hostname=settings.smtp_host,
+            port=None,  # that of the socket
+            sock=connected,
+            local_hostname=host,  # else it is looked up
+            username=settings.smtp_username,
+            password=settings.smtp_password.get_secret_value() if settings.smtp_password else None,
+            use_tls=settings.smtp_tls == "tls",
+            start_tls=settings.smtp_tls == "starttls",
+            timeout=None,  # the one below is for all of it
+        )
+        try:
+            async with asyncio.timeout(WHOLE_SECONDS - (time.monotonic() - begun)):
+                await client.connect()
+                await client.send_message(message)
+        finally:
+            # The mail was accepted, or was not: what becomes of the goodbye changes nothing about that.
+            with suppress(aiosmtplib.SMTPException, OSError):
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await client.quit()
+            client.close()
 
     try:
         # Here, for asyncio would look the name up on a thread that nothing can end.

@@ -73,11 +73,11 @@ class Notifier:
         with self._database.reading() as session:
             overdue_at, mail_at = session.connection().execute(_DUE).one()
         now = self._clock()
-        if overdue_at is not None and overdue_at <= now:
+        if mail_at is not None and mail_at <= now:
+            self._send_due()
+        if overdue_at is not None and overdue_at <= now:  # after the mails: they do not wait when this goes wrong
             self._raise_overdue(now)
-            mail_at = now
-        if self._settings.smtp_host and mail_at is not None and mail_at <= now:
-            self._mailer.send_due()
+            self._send_due()
 
     def look_at_running(self) -> None:
         """Tell of runs that go on for unusually long."""
@@ -95,6 +95,10 @@ class Notifier:
         while removed == outbox.PRUNED_AT_ONCE and not self._stop.is_set():
             with self._database.transaction(announce=False) as session:
                 removed = outbox.prune(session, self._clock())
+
+    def _send_due(self) -> None:
+        if self._settings.smtp_host:
+            self._mailer.send_due()
 
     def _raise_overdue(self, now: datetime) -> None:
         raised = watch.JOBS_AT_ONCE

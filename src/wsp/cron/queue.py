@@ -1,5 +1,6 @@
 """Runs that have a row and have not been started: those that wait, and those that a scheduler has at hand."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import cache
@@ -142,7 +143,7 @@ def cancel_killed(session: Session, now: datetime) -> list[End]:
     rows = session.execute(
         _select_runs()
         .where(RUNS.c.kill_requested_at.is_not(None), _QUEUED, RUNS.c.service_id == "")
-        .with_for_update(of=RUNS, skip_locked=True, key_share=True)
+        .with_for_update(of=[JOBS, RUNS], skip_locked=True, key_share=True)
     ).all()
     ends = [never_started(run_of(row), now, row.kill_reason, "killed") for row in rows]
     _record(session, ends)
@@ -268,7 +269,7 @@ def _set(session: Session, run_ids: Sequence[int], columns: dict[str, str]) -> N
 
 
 def _record(session: Session, ends: Sequence[End]) -> None:
-    """Write the ends of runs that were not started."""
+    """Write the ends of runs that were not started. Lock the jobs of those that are last words first."""
     rows = [
         {
             "id": end.run.run_id,
@@ -279,3 +280,6 @@ def _record(session: Session, ends: Sequence[End]) -> None:
         for end in ends
     ]
     update_rows(session, RUNS, rows, RUNS.c.status == QUEUED, by=["id"])
+    failures = Counter(end.run.job.id for end in ends if end.is_last_word)
+    for job_id, more in sorted(failures.items()):
+        session.execute(update(JOBS).where(JOBS.c.id == job_id).values(failures_in_row=JOBS.c.failures_in_row + more))

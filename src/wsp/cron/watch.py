@@ -30,6 +30,7 @@ from wsp.webhooks.service import Listeners
 
 JOBS_AT_ONCE = 100
 SOON = timedelta(minutes=1)
+FARTHEST = timedelta(days=366)
 
 
 _WATCHED = (
@@ -89,7 +90,8 @@ def raise_overdue(session: Session, settings: Settings, now: datetime) -> int:
         if owner_status != ACTIVE or pauses.reason_for(row.owner, row.tags, now):
             pause = session.get(Pause, row.owner)
             begin = max(now, pause.until) if pause is not None and pause.until is not None else now
-            _set_expected(session, row, expect_by=begin + _patience(row))
+            # A pause may end in a year that no time can be added to: it is looked at again until then.
+            _set_expected(session, row, expect_by=min(begin, now + FARTHEST) + _patience(row))
             continue
         if not _set_expected(session, row, expect_by=None, alarm=OVERDUE):
             continue
@@ -104,7 +106,7 @@ def raise_overdue(session: Session, settings: Settings, now: datetime) -> int:
 def begin_anew(session: Session, owner: str, now: datetime) -> None:
     """Give an owner's jobs their whole time from now on: they stood still until now."""
     waiting = select(CronJob).where(CronJob.owner == owner, CronJob.expect_by.is_not(None)).order_by(CronJob.id)
-    for row in session.scalars(waiting):
+    for row in session.scalars(waiting.with_for_update(key_share=True)):
         row.expect_by = now + _patience(row)
     session.flush()
 
@@ -183,7 +185,14 @@ class Durations:
         for run in runs:
             if run.run_id not in self._due:
                 self._due[run.run_id] = _unusual_from(session, run)
-        return [run for run in runs if (at := self._due[run.run_id]) is not None and at <= now]
+        late = [run for run in runs if self._is_late(run, now)]
+        for run in late:  # the job may have been changed since
+            self._due[run.run_id] = _unusual_from(session, run)
+        return [run for run in late if self._is_late(run, now)]
+
+    def _is_late(self, run: Watched, now: datetime) -> bool:
+        at = self._due[run.run_id]
+        return at is not None and at <= now
 
     def done(self, run: Watched) -> None:
         """It was told of."""

@@ -66,3 +66,8 @@ class End:
     run: PlannedRun
     result: Result
     will_retry: bool = False  # another attempt follows: not yet the last word
+
+    @property
+    def is_last_word(self) -> bool:
+        """Is this what came of a tick? A retry that is skipped leaves the failure before it as that."""
+        return not self.will_retry and (self.result.status != "skipped" or self.run.trigger == "retry")

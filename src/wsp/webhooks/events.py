@@ -1,7 +1,5 @@
 """The events that webhooks can be told of, and the patterns that choose among them."""
 
-import re
-
 EVENTS = {
     "account.created": "An FTP account was created",
     "account.updated": "An FTP account was changed; `changed` names what",
@@ -35,7 +33,20 @@ PING = "ping"
 
 def matches(pattern: str, event: str) -> bool:
     """Does the pattern name the event? `*` stands for any text, also with dots in it."""
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), event) is not None
+    # No regular expression: with many stars it would try for years, and whoever makes a webhook chooses them.
+    start, *rest = pattern.split("*")
+    if not rest:
+        return pattern == event
+    *middle, end = rest
+    at, until = len(start), len(event) - len(end)
+    if at > until or not event.startswith(start) or not event.endswith(end):
+        return False
+    for part in middle:
+        found = event.find(part, at, until)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return True
 
 
 def known(pattern: str) -> bool:

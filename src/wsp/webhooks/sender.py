@@ -129,8 +129,8 @@ class Sender:
                 return
             # A daemon: a target that hangs must not keep the process from ending.
             thread = threading.Thread(target=self._send_what_is_due, name="webhook", daemon=True)
-            self._threads.add(thread)
             thread.start()
+            self._threads.add(thread)  # not before: one that could not be started would keep its place for ever
 
     def _send_what_is_due(self) -> None:
         try:

@@ -202,6 +202,8 @@ class Sink:
     hangs: bool = False
     """While it is set, data is not answered until `released`."""
     released: threading.Event = field(default_factory=threading.Event)
+    leaves_open: bool = False
+    """While it is set, nobody is said goodbye to until `released`."""
     refusal: str = ""
     """The answer to each recipient, if they are refused."""
     sessions: list[Session] = field(default_factory=list)
@@ -227,6 +229,11 @@ class Sink:
             return self.replies.pop(0)
         self.mails.append(envelope)
         return "250 OK"
+
+    async def handle_QUIT(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        if self.leaves_open:
+            await asyncio.to_thread(self.released.wait)
+        return "221 Bye"
 
     def authenticate(self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any) -> AuthResult:
         self.logins.append((data.login, data.password))

@@ -9,9 +9,12 @@ from sqlalchemy import event, func, select
 from sqlalchemy.engine import Engine
 
 from wsp.counters import stored
+from wsp.cron import queue
 from wsp.cron.alerts import kind_of_mail, on_ends, on_starts
 from wsp.cron.models import Notice
 from wsp.cron.outbox import NO_ADDRESS, NO_SERVER
+from wsp.cron.rows import Claim
+from wsp.cron.runs import kill_run
 from wsp.webhooks.models import Delivery
 
 HOUR = timedelta(hours=1)
@@ -131,6 +134,85 @@ class TestAlerts:
         assert books.jobs.job(job.id).alarm == ""
 
 
+class TestChangedMeanwhile:
+    """What a job says when its run ends is what counts, not what it said when the run began."""
+
+    def test_the_address(self, books: Any) -> None:
+        job = books.job(email_on_complete="gone@example.org")
+        books.jobs.change(job.id, email_on_complete="new@example.org", name="renamed")
+        books.end(job, "failed")
+        (notice,) = books.notices()
+        assert notice.recipient == "new@example.org"
+        assert "cron job renamed failed" in notice.subject
+
+    def test_nobody_is_to_be_mailed_any_more(self, books: Any) -> None:
+        job = books.job(email_on_complete="gone@example.org", email_on_error=True)
+        books.jobs.change(job.id, email_on_complete="", email_on_error=False)
+        books.end(job, "failed")
+        assert books.notices() == []
+
+    def test_the_alerts(self, books: Any) -> None:
+        job = books.job(policy={"alert_on": ("recovery",)})
+        books.jobs.change(job.id, policy={"alert_on": ["first_failure"]})
+        books.end(job, "failed")
+        assert books.kinds() == ["failure"]
+
+
+class TestEndsInTheQueue:
+    """Runs that end before they were started, as the scheduler and the API tell of them."""
+
+    def claim(self, books: Any) -> None:
+        claim = Claim(service_id="planner", node="here", boot_id="boot", running_since=books.now)
+        with books.database.transaction() as session:
+            batch = queue.claim_queued(session, books.now, books.settings.zone, claim)
+            on_ends(session, books.settings, batch.ends, books.now)
+
+    def kill(self, books: Any, job: Any) -> None:
+        run_id = books.run(job, status="queued", start_at=books.now, trigger="manual")
+        with books.database.transaction() as session:
+            kill_run(session, books.settings, None, job.id, run_id, by="ann", now=books.now)
+
+    def test_a_retry_that_is_skipped_leaves_a_failure(self, books: Any) -> None:
+        job = books.job(email_on_error=True, enabled=False, policy={"retries": 1})
+        books.webhook("run.*")
+        books.end(job, "failed", will_retry=True)
+        books.run(job, status="queued", start_at=books.now, trigger="retry", attempt=2, cause_run_id=1)
+        self.claim(books)
+        (notice,) = books.notices()
+        assert (notice.kind, notice.recipient, notice.run_id) == ("run", "admin@example.org", 2)
+        assert notice.subject.endswith("nightly failed and was not tried again")
+        assert "run 1, which failed" in notice.body
+        assert "The job was disabled before it could start" in notice.body
+        row = books.jobs.job(job.id)
+        assert (row.alarm, row.failures_in_row) == ("failing", 1)
+        assert [delivery.event for delivery in books.deliveries()] == ["run.failed", "run.skipped"]
+
+    def test_a_retry_that_is_skipped_counts_as_one_failure(self, books: Any) -> None:
+        job = books.job(policy={"retries": 1, "alert_on": ("first_failure", "recovery")})
+        books.end(job, "failed", will_retry=True)
+        books.run(job, status="queued", start_at=books.now, trigger="retry", attempt=2, cause_run_id=1)
+        books.jobs.pause()
+        self.claim(books)
+        books.end(job, "failed")
+        books.end(job, "succeeded")
+        assert books.kinds() == ["failure", "recovery"]
+
+    def test_a_tick_that_is_skipped_is_none(self, books: Any) -> None:
+        job = books.job(email_on_complete="job@example.org", enabled=False)
+        books.run(job, status="queued", start_at=books.now)
+        self.claim(books)
+        assert (books.notices(), books.jobs.job(job.id).failures_in_row) == ([], 0)
+
+    def test_each_one_that_is_killed_counts(self, books: Any) -> None:
+        job = books.job(policy={"alert_on": ("first_failure", "nth_failure"), "alert_every": 3})
+        for _ in range(4):
+            self.kill(books, job)
+        assert books.kinds() == ["failure", "failure"]
+        assert books.jobs.job(job.id).failures_in_row == 4
+        books.end(job, "failed", "failed")
+        assert books.notices()[-1].subject.endswith("6 times in a row")
+
+
 class TestStorm:
     def test_mails_beyond_the_limit_are_withheld_and_summed_up(self, books: Any, mail_settings: Any) -> None:
         books.settings = mail_settings(cron_mail_limit=3)
@@ -159,6 +241,19 @@ class TestStorm:
             *("pending", "pending", "withheld"),
         ]
         assert len(books.notices(kind="summary")) == 2
+
+    def test_what_nobody_can_get_is_limited_too(self, books: Any, mail_settings: Any) -> None:
+        books.settings = mail_settings(cron_mail_limit=3)
+        books.jobs.owner("ann", email="")
+        job = books.job(owner="ann", email_on_error=True)
+        books.end(job, *["failed"] * 2)
+        books.end(job, *["failed"] * 5)
+        assert [notice.status for notice in books.notices()] == ["failed"] * 3 + ["withheld"] * 4
+
+    def test_keeps_what_a_mail_says_only_while_it_is_to_be_sent(self, books: Any, mail_settings: Any) -> None:
+        books.settings = mail_settings(smtp_host=None)
+        books.end(books.job(email_on_complete="job@example.org"), "failed")
+        assert books.notices()[0].body == ""
 
     def test_no_limit(self, books: Any, mail_settings: Any) -> None:
         books.settings = mail_settings(cron_mail_limit=0)

@@ -47,6 +47,7 @@ class TestSend:
         (notice,) = books.notices()
         assert (notice.attempts, notice.error, notice.next_attempt_at) == (1, "", None)
         assert notice.finished_at is not None
+        assert notice.body == ""  # nobody reads it any more
         assert counted(books.database) == {'status="sent"': 1}
 
     def test_from_the_end_of_a_run_to_the_mail(
@@ -229,6 +230,16 @@ class TestTrouble:
         stop.set()
         listening.close()
 
+    def test_a_server_that_never_says_goodbye_gets_it_once(
+        self, books: Any, job: Any, sink: Any, start_notifier: Any, monkeypatch: pytest.MonkeyPatch, until: Any
+    ) -> None:
+        monkeypatch.setattr(mailer, "WHOLE_SECONDS", 3.0)
+        sink.leaves_open = True
+        books.put(job)
+        start_notifier(smtp_port=sink.port)
+        until(lambda: books.notices()[0].error or books.notices(status="sent"))
+        assert (books.notices()[0].status, sink.recipients()) == ("sent", ["job@example.org"])
+
     def test_a_server_that_hangs_delays_nobody(self, books: Any, sink: Any, start_notifier: Any, until: Any) -> None:
         sink.hangs = True
         job = books.job(email_on_complete="job@example.org")
@@ -272,7 +283,59 @@ class TestTrouble:
         books.put(job)
         start_notifier(smtp_port=sink.port)
         until(lambda: books.notices(status="sent"))
-        assert books.notices(subject="poison")[0].attempts == 1
+        until(lambda: books.notices(subject="poison")[0].error)
+        (poison,) = books.notices(subject="poison")
+        assert (poison.status, poison.attempts, poison.error) == ("pending", 1, "It could not be sent: LookupError")
+
+    def test_a_thread_that_cannot_be_started_is_not_waited_for(
+        self, books: Any, job: Any, sink: Any, start_notifier: Any, monkeypatch: pytest.MonkeyPatch, until: Any
+    ) -> None:
+        refused: list[str] = []
+        start = threading.Thread.start
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name == "mail" and len(refused) < mailer.THREADS:
+                refused.append(thread.name)
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        monkeypatch.setattr("wsp.cron.notifier.TROUBLE_SECONDS", 0.05)
+        books.put(job)
+        start_notifier(smtp_port=sink.port)
+        until(lambda: sink.mails)
+        assert len(refused) == mailer.THREADS
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("address", "taken"),
+        [
+            ("job@bücher.example", "job@xn--bcher-kva.example"),
+            ("job@faß.example", "job@xn--fa-hia.example"),
+            ("jürgen@example.org", "jürgen@example.org"),
+            ('"a b"@example.org', '"a b"@example.org'),
+            ("root@localhost", "root@localhost"),
+        ],
+    )
+    def test_of_every_kind_that_the_api_takes(
+        self, books: Any, job: Any, start_sink: Any, start_notifier: Any, until: Any, address: str, taken: str
+    ) -> None:
+        sink = start_sink(enable_SMTPUTF8=not taken.isascii())
+        books.put(job, address)
+        start_notifier(smtp_port=sink.port)
+        until(lambda: books.notices()[0].error or sink.mails)
+        assert (books.notices()[0].error, sink.recipients()) == ("", [taken])
+
+    def test_a_sender_with_a_name(self, books: Any, job: Any, sink: Any, start_notifier: Any, until: Any) -> None:
+        books.put(job)
+        start_notifier(smtp_port=sink.port, smtp_from="Job Mails <wsp@example.org>")
+        until(lambda: sink.mails)
+        assert sink.mails[0].mail_from == "wsp@example.org"
+        message = sink.parsed()[0]
+        assert message["From"] == "Job Mails <wsp@example.org>"
+        assert message["Message-ID"].endswith("@example.org>")
+        assert message["Message-ID"].count(">") == 1
 
 
 class TestTls:

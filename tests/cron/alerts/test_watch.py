@@ -19,6 +19,7 @@ from wsp.cron.outbox import NO_ADDRESS
 from wsp.cron.watch import next_overdue, raise_overdue
 from wsp.database import Database, utc_now
 from wsp.heartbeat import Heartbeat
+from wsp.rest.fields import LATEST
 
 NOON = datetime(2026, 5, 18, 12, 0, tzinfo=UTC)
 DAY = {"expect_every": 86_400, "grace_seconds": 3600}
@@ -120,6 +121,16 @@ class TestOverdue:
             session.add(Pause(owner="admin", paused_at=NOON - timedelta(hours=1), until=until))
         look()
         assert books.jobs.job(job.id).expect_by == until + timedelta(hours=25)
+
+    def test_a_pause_until_the_end_of_time_concerns_nobody_else(self, books: Any, look: Any) -> None:
+        books.jobs.owner("ann")
+        paused = books.job(owner="ann", expect_by=NOON - timedelta(hours=1), policy={"expect_every": 366 * 86_400})
+        books.job(expect_by=NOON, policy=DAY)
+        with books.database.transaction() as session:
+            pause(session, "ann", until=LATEST - timedelta(seconds=1), reason="")
+        look(utc_now())
+        assert books.kinds() == ["overdue"]
+        assert books.jobs.job(paused.id).expect_by > utc_now() + timedelta(days=365)
 
     def test_jobs_that_are_resumed_get_their_time_anew(self, books: Any) -> None:
         now = utc_now()
@@ -240,6 +251,18 @@ class TestUnusuallyLong:
         notifier.look_at_running()
         assert books.kinds() == []
 
+    @pytest.mark.parametrize("policy", [None, {"alert_duration_factor": 100.0}])
+    def test_a_job_that_was_changed_meanwhile(self, books: Any, notifier: Notifier, clock: Any, policy: Any) -> None:
+        job, _ = self.running(books)
+        notifier.look_at_running()
+        books.jobs.change(job.id, policy=policy)
+        clock.forward(seconds=60)
+        notifier.look_at_running()
+        assert books.notices() == []
+        clock.forward(seconds=1000)
+        notifier.look_at_running()
+        assert books.kinds() == (["unusual"] if policy else [])
+
     def test_a_run_that_ended_meanwhile(
         self, books: Any, notifier: Notifier, clock: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -281,6 +304,17 @@ class TestNotifier:
 
         monkeypatch.setattr(Notifier, "look", stumble)
         books.job(expect_by=NOON, policy={"expect_every": 60})
+        start_notifier(smtp_port=sink.port)
+        until(lambda: sink.mails)
+
+    def test_sends_mails_when_alarms_cannot_be_raised(
+        self, books: Any, sink: Any, start_notifier: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stumble(*_given: Any) -> int:
+            raise LookupError
+
+        monkeypatch.setattr("wsp.cron.watch.raise_overdue", stumble)
+        books.put(books.job(expect_by=NOON, policy={"expect_every": 60}))
         start_notifier(smtp_port=sink.port)
         until(lambda: sink.mails)
 
