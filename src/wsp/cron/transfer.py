@@ -79,14 +79,19 @@ class Import:
 # --- Reading ----------------------------------------------------------------------------------------------------
 
 
-def from_crontab(text: str, given: Kind, owner: str, owners: Collection[str]) -> tuple[list[Candidate], Format]:
+def from_crontab(
+    text: str, given: Kind, owner: str, owners: Collection[str], *, most: int | None = None
+) -> tuple[list[Candidate], Format]:
     """The jobs of a crontab, and which kind it is. `owners` are those whose jobs the caller may make.
 
     In a system crontab the user's name is the owner's. Jobs of other users become `owner`'s, which is said.
+    Raises Invalid for more than `most` jobs.
     """
     system = is_system(text, owners) if given == "auto" else given == "system"
-    candidates = []
+    candidates: list[Candidate] = []
     for line in read(text, system=system):
+        if len(candidates) == most:
+            raise Invalid(f"At most {most} jobs at once: split the file", field="crontab")
         whose, warnings = owner, []
         if line.user in owners:
             whose = line.user
