@@ -90,7 +90,7 @@ def read(text: str, *, system: bool) -> Iterator[Line]:
                 yield Line(number, problem=f"The comment above it that begins with '{METADATA}' is not valid JSON")
             else:
                 read_line = _job(line.removeprefix("#") if commented else line, metadata, system, commented=commented)
-                yield Line(number, comments=tuple(comments), settings=settings, **read_line)
+                yield Line(number, comments=tuple(comments), settings=settings, **{"metadata": metadata, **read_line})
         comments, metadata = [], {}
 
 

@@ -98,7 +98,9 @@ def from_crontab(
         elif line.user:
             warnings.append(f"User {line.user} is no owner here: the job is {owner}'s")
         if line.problem:
-            candidates.append(Candidate(line.number, "", whose, problem=line.problem, field="crontab"))
+            id = line.metadata.get("id")
+            id = id if _is_id(id) else None
+            candidates.append(Candidate(line.number, "", whose, id=id, problem=line.problem, field="crontab"))
             continue
         item, more = as_job(line, whose)
         candidate = _candidate(line.number, item | {"owner": whose}, lambda named: named or owner)
@@ -118,12 +120,17 @@ def _candidate(line: int, item: Any, owner_for: Callable[[str | None], str]) -> 
         if not isinstance(item, dict):
             raise Invalid("A job must be an object", field="jobs")
         id = item.get("id")
-        if id is not None and (not isinstance(id, int) or isinstance(id, bool)):
+        if id is not None and not _is_id(id):
             raise Invalid("Id must be an integer", field="id")
+        candidate = replace(candidate, id=id)  # also of one that fails: others may run after it
         body = JobCreate.model_validate({name: value for name, value in item.items() if name != "id"})
-        return replace(candidate, body=body, id=id, owner=owner_for(body.named().get("owner")))
+        return replace(candidate, body=body, owner=owner_for(body.named().get("owner")))
     except WspError as error:
         return replace(candidate, problem=error.sentence, field=_field(error))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def in_order(candidates: Sequence[Candidate]) -> list[Candidate]:
