@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,20 @@ class TestSettings:
     def test_that_are_broken_are_lines_that_are_broken(self) -> None:
         (line,) = lines('A="x" y\n')
         assert line.problem.startswith("The line is neither a setting")
+
+    def test_cost_no_more_than_they_are_long(self) -> None:
+        began = time.process_time()
+        blanks = " " * 1_000_000
+        assert job(f"A=b{blanks}c\n@daily x\n")["env"] == {"A": f"b{blanks}c"}
+        assert time.process_time() - began < 10  # square, it were hours
+
+    def test_that_are_many_cost_each_job_no_more(self) -> None:
+        began = time.process_time()
+        found = jobs("".join(f"A{number}=\n@daily x\n" for number in range(10_000)))
+        assert len(found) == 10_000
+        assert len(found[199]["env"]) == 200
+        assert all(len(each["env"]) > 200 for each in found[200:])  # more than a job may have
+        assert time.process_time() - began < 10
 
     def test_that_commands_have_anyway_are_left_out(self) -> None:
         assert "env" not in job(f"PATH={PATH}\nSHELL=/bin/sh\nHOME=/home/ann\n@daily x\n")

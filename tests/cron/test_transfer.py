@@ -13,7 +13,7 @@ from wsp.cron import transfer
 from wsp.cron.models import CronJob
 from wsp.cron.transfer import Import, Result
 from wsp.database import Database
-from wsp.errors import Forbidden
+from wsp.errors import Forbidden, Invalid
 
 from .conftest import JobStore
 from .random_jobs import JOBS, OWNER
@@ -124,6 +124,12 @@ class TestCrontab:
             "User munin is no owner here: the job is ann's",
         ]
 
+    def test_may_have_a_bound(self) -> None:
+        text = "@daily a\n@daily b\n"
+        assert len(transfer.from_crontab(text, "user", OWNER, EVERYBODY, most=2)[0]) == 2
+        with pytest.raises(Invalid, match="At most 1 jobs at once: split the file"):
+            transfer.from_crontab(text, "user", OWNER, EVERYBODY, most=1)
+
     def test_can_be_tried(self, store_of_jobs: Database) -> None:
         text = "@daily a\n@daily b\nnonsense\n"
         from_crontab(store_of_jobs, "# x\n@daily a\n")
@@ -213,6 +219,16 @@ class TestJson:
             ("failed", "id", "Id 3 is that of line 3 too"),
         ]
         assert exported(store_of_jobs) == []
+
+    def test_never_takes_a_job_that_is_there_for_one_of_the_file_that_failed(self, store_of_jobs: Database) -> None:
+        (other,) = from_json(store_of_jobs, {"command": "other"})
+        child = {"command": "child", "cron_expr": "", "after": [{"job_id": other.job_id}]}
+        broken = {"id": other.job_id, "command": "parent", "retries": -1}
+        text = f"""# wsp: {{"id": {other.job_id}}}\nnonsense
+# wsp: {{"after": [{{"job_id": {other.job_id}}}], "cron_expr": "", "commented_out": "x"}}\n#child\n"""
+        for results in (from_json(store_of_jobs, broken, child), from_crontab(store_of_jobs, text)):
+            assert [(r.status, r.field) for r in results][1] == ("failed", "after"), results
+            assert results[1].message == f"After: job {other.job_id} of the file was not created"
 
     def test_without_ids_names_jobs_that_are_there(self, store_of_jobs: Database) -> None:
         (first,) = from_json(store_of_jobs, {"command": "first"})

@@ -15,6 +15,7 @@ from typing import Any
 
 from wsp.cron.expression import MACROS, REBOOT, ExpressionError, parse
 from wsp.cron.job_fields import MAX_DESCRIPTION_CHARS
+from wsp.cron.variables import MAX_VARIABLES
 
 MAX_NAME_CHARS = 100
 METADATA = "# wsp: {"
@@ -29,9 +30,10 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # what co
 
 _SETTING = re.compile(
     r"""(?:"(?P<name1>[^"=]*)"|'(?P<name2>[^'=]*)'|(?P<name3>[^\s"'=][^\s=]*))\s*=\s*"""
-    r"""(?:"(?P<value1>[^"]*)"\s*|'(?P<value2>[^']*)'\s*|(?P<value3>(?:[^\s"'].*?)?)\s*)""",
+    r"""(?:"(?P<value1>[^"]*)"\s*|'(?P<value2>[^']*)'\s*|(?P<value3>(?:[^\s"'].*)?))""",
     re.ASCII | re.DOTALL,
 )
+_BLANKS = " \t\n\r\f\v"  # \s
 _JOB = re.compile(r"-?(?P<times>@[^ \t]+|[^ \t]+(?:[ \t]+[^ \t]+){4})(?:[ \t]+(?P<rest>.*))?", re.DOTALL)
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", re.ASCII)
 _HEADING = re.compile(r"\W*m(in(ute)?)?\s+h(our)?\s.*command\W*", re.IGNORECASE)
@@ -45,6 +47,7 @@ _SHELL_WORDS = ("[", "[[", "{", "(", "if", "test", "command")
 # Settings of cron itself, which are no variables of the command, or not such as could be chosen.
 _NOT_KEPT = ("MAILFROM", "CONTENT_TYPE", "CONTENT_TRANSFER_ENCODING", "LOGNAME", "USER")
 _OF_CRON = (*_NOT_KEPT, "MAILTO", "CRON_TZ", "RANDOM_DELAY", "SHELL", "HOME")
+_MOST_SETTINGS = MAX_VARIABLES + len(_OF_CRON) + 2  # PATH may go, too: with more, no job can be made
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Line:
 
 def read(text: str, *, system: bool) -> Iterator[Line]:
     """The jobs of a crontab; with `system`, the sixth field is the user, as in /etc/crontab and /etc/cron.d."""
-    settings: dict[str, str] = {}
+    settings: Mapping[str, str] = {}
     comments: list[str] = []
     metadata: dict[str, Any] | None = {}
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
@@ -81,12 +84,13 @@ def read(text: str, *, system: bool) -> Iterator[Line]:
             setting = None if commented else _SETTING.fullmatch(line)
             if setting is not None:
                 name, value = ("".join(setting[f"{part}{n}"] or "" for n in (1, 2, 3)) for part in ("name", "value"))
-                settings[name] = value
+                if name in settings or name in _OF_CRON or len(settings) < _MOST_SETTINGS:
+                    settings = {**settings, name: value if setting["value3"] is None else value.rstrip(_BLANKS)}
             elif metadata is None:
                 yield Line(number, problem=f"The comment above it that begins with '{METADATA}' is not valid JSON")
             else:
                 read_line = _job(line.removeprefix("#") if commented else line, metadata, system, commented=commented)
-                yield Line(number, comments=tuple(comments), settings=dict(settings), **read_line)
+                yield Line(number, comments=tuple(comments), settings=settings, **{"metadata": metadata, **read_line})
         comments, metadata = [], {}
 
 

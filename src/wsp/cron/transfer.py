@@ -79,21 +79,28 @@ class Import:
 # --- Reading ----------------------------------------------------------------------------------------------------
 
 
-def from_crontab(text: str, given: Kind, owner: str, owners: Collection[str]) -> tuple[list[Candidate], Format]:
+def from_crontab(
+    text: str, given: Kind, owner: str, owners: Collection[str], *, most: int | None = None
+) -> tuple[list[Candidate], Format]:
     """The jobs of a crontab, and which kind it is. `owners` are those whose jobs the caller may make.
 
     In a system crontab the user's name is the owner's. Jobs of other users become `owner`'s, which is said.
+    Raises Invalid for more than `most` jobs.
     """
     system = is_system(text, owners) if given == "auto" else given == "system"
-    candidates = []
+    candidates: list[Candidate] = []
     for line in read(text, system=system):
+        if len(candidates) == most:
+            raise Invalid(f"At most {most} jobs at once: split the file", field="crontab")
         whose, warnings = owner, []
         if line.user in owners:
             whose = line.user
         elif line.user:
             warnings.append(f"User {line.user} is no owner here: the job is {owner}'s")
         if line.problem:
-            candidates.append(Candidate(line.number, "", whose, problem=line.problem, field="crontab"))
+            id = line.metadata.get("id")
+            id = id if _is_id(id) else None
+            candidates.append(Candidate(line.number, "", whose, id=id, problem=line.problem, field="crontab"))
             continue
         item, more = as_job(line, whose)
         candidate = _candidate(line.number, item | {"owner": whose}, lambda named: named or owner)
@@ -113,12 +120,17 @@ def _candidate(line: int, item: Any, owner_for: Callable[[str | None], str]) -> 
         if not isinstance(item, dict):
             raise Invalid("A job must be an object", field="jobs")
         id = item.get("id")
-        if id is not None and (not isinstance(id, int) or isinstance(id, bool)):
+        if id is not None and not _is_id(id):
             raise Invalid("Id must be an integer", field="id")
+        candidate = replace(candidate, id=id)  # also of one that fails: others may run after it
         body = JobCreate.model_validate({name: value for name, value in item.items() if name != "id"})
-        return replace(candidate, body=body, id=id, owner=owner_for(body.named().get("owner")))
+        return replace(candidate, body=body, owner=owner_for(body.named().get("owner")))
     except WspError as error:
         return replace(candidate, problem=error.sentence, field=_field(error))
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def in_order(candidates: Sequence[Candidate]) -> list[Candidate]:

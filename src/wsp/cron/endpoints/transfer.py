@@ -130,9 +130,7 @@ def _prepare(body: JobImport, caller: Caller, request: Request) -> tuple[list[Ca
     if caller.is_admin:
         with get_state(request).database.reading() as session:
             owners = transfer.all_owners(session)
-    candidates, kind = transfer.from_crontab(body.crontab, body.format, default, owners)
-    if len(candidates) > MAX_JOBS:
-        raise Invalid(f"At most {MAX_JOBS} jobs at once: split the file", field="crontab")
+    candidates, kind = transfer.from_crontab(body.crontab, body.format, default, owners, most=MAX_JOBS)
     return transfer.in_order(candidates), kind
 
 
