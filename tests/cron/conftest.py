@@ -15,11 +15,11 @@ import pytest
 from sqlalchemy import delete, select, update
 
 from wsp.auth.models import User
-from wsp.cron import arming, followups, planner, queue
 from wsp.cron.models import CronJob, Follows, JobRun, Maintenance, Pause
-from wsp.cron.rows import Batch, Claim
+from wsp.cron.planning import arming, followups, planner, queue
+from wsp.cron.planning.rows import Batch, Claim
+from wsp.cron.planning.work import End, PlannedRun, Result, Status
 from wsp.cron.runner.orders import Ended, Order, Started
-from wsp.cron.work import End, PlannedRun, Result, Status
 from wsp.database import Database
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)

@@ -14,7 +14,7 @@ from wsp.auth.service import create_user
 from wsp.cron import chains, service
 from wsp.cron.models import CronJob
 from wsp.cron.policy import DEFAULT, Policy
-from wsp.cron.schemas import JobChange, JobCreate, JobOut, PolicyFields
+from wsp.cron.schemas.jobs import JobChange, JobCreate, JobOut, PolicyFields
 from wsp.cron.service import JobPage
 from wsp.cron.surroundings import look_around
 from wsp.cron.tags import tags_of

@@ -19,7 +19,7 @@ from wsp import paging
 from wsp.auth.models import User
 from wsp.auth.service import issue_key
 from wsp.cron.models import CronJob
-from wsp.cron.schemas import JobOut
+from wsp.cron.schemas.jobs import JobOut
 from wsp.cron.surroundings import look_around
 from wsp.database import Database, utc_now
 from wsp.ftp.models import FtpAccount

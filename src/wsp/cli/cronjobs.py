@@ -11,8 +11,8 @@ from wsp.cli.environment import read_settings
 from wsp.cli.files import FileArgument, batches, named_owner, read_list, read_text
 from wsp.cli.output import print_json, print_table
 from wsp.cli.store import open_database
-from wsp.cron import transfer
-from wsp.cron.transfer import Candidate, Import
+from wsp.cron.crontabs import transfer
+from wsp.cron.crontabs.transfer import Candidate, Import
 from wsp.database import Database
 from wsp.errors import Invalid
 

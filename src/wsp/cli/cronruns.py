@@ -14,12 +14,13 @@ from sqlalchemy.orm import Session
 from wsp.cli.environment import read_settings
 from wsp.cli.output import print_table
 from wsp.cli.store import open_database
-from wsp.cron import manual, runs, service
+from wsp.cron import manual, service
 from wsp.cron.folders import OUTPUTS
+from wsp.cron.history import runs
+from wsp.cron.history.output import Decoder, RunOutput
+from wsp.cron.history.runs import RunPage
 from wsp.cron.models import ENDED, CronJob, JobRun
-from wsp.cron.run_output import Decoder, RunOutput
 from wsp.cron.runner.frames import GAP, STDERR
-from wsp.cron.runs import RunPage
 from wsp.database import Database, utc_now
 from wsp.errors import Invalid
 from wsp.heartbeat import node_name

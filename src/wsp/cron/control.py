@@ -9,7 +9,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from wsp.cron.models import Maintenance, Pause
-from wsp.cron.watch import begin_anew
+from wsp.cron.notices.watch import begin_anew
 from wsp.database import utc_now
 from wsp.errors import Conflict, Forbidden, NotFound
 from wsp.owners import require_owner

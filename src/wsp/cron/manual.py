@@ -6,8 +6,8 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from wsp.cron.models import QUEUED, RUNNING, CronJob, JobRun
+from wsp.cron.planning.rows import is_open
 from wsp.cron.policy import Policy
-from wsp.cron.rows import is_open
 from wsp.cron.service import get_job
 from wsp.database import utc_now
 from wsp.errors import Conflict, Unavailable

@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from wsp.cron import chains
 from wsp.cron.job_events import announce_changes, announce_job
 from wsp.cron.models import CronJob
+from wsp.cron.planning.rows import JOBS
 from wsp.cron.policy import Policy
-from wsp.cron.rows import JOBS
 from wsp.cron.tags import has_tag, joined
 from wsp.cron.variables import with_variables
 from wsp.database import utc_now

@@ -9,8 +9,8 @@ from sqlalchemy import bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from wsp.cron.models import QUEUED, Follows, JobRun, Maintenance, Pause
-from wsp.cron.pauses import Pauses
-from wsp.cron.rows import JobRow, is_open
+from wsp.cron.planning.pauses import Pauses
+from wsp.cron.planning.rows import JobRow, is_open
 from wsp.database import utc_now
 from wsp.heartbeat import alive
 from wsp.owners import ACTIVE, OWNERS

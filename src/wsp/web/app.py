@@ -12,8 +12,8 @@ from wsp.auth.endpoints import auth_router, keys_router
 from wsp.auth.keyring import Keyring
 from wsp.cron.endpoints import ROUTERS as CRON_ROUTERS
 from wsp.cron.folders import OUTPUTS
-from wsp.cron.notifier import Notifier
-from wsp.cron.watching import Watching
+from wsp.cron.history.watching import Watching
+from wsp.cron.notices.notifier import Notifier
 from wsp.database import Database
 from wsp.ftp.endpoints import ROUTERS as FTP_ROUTERS
 from wsp.rest.state import State

@@ -21,8 +21,8 @@ from wsp import __version__
 from wsp.auth.dependencies import authenticate
 from wsp.counters import labels_of, stored
 from wsp.cron.models import OPEN, QUEUED, JobRun, Notice
-from wsp.cron.outbox import IS_PENDING
-from wsp.cron.rows import is_open
+from wsp.cron.notices.outbox import IS_PENDING
+from wsp.cron.planning.rows import is_open
 from wsp.database import Database, utc_now
 from wsp.errors import Forbidden
 from wsp.ftp import guests

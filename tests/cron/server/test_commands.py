@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from wsp.cron.planning.work import Job, PlannedRun
 from wsp.cron.policy import Policy
 from wsp.cron.runner.orders import Order
 from wsp.cron.server.commands import FOLDER_MISSING, FOLDER_OUTSIDE, HOME_TROUBLE, PATH, CannotStart, orders_for
-from wsp.cron.work import Job, PlannedRun
 from wsp.settings import Settings
 
 NOON = datetime(2026, 5, 18, 12, 0, tzinfo=UTC)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from wsp.cron import queue
 from wsp.cron.models import CronState
+from wsp.cron.planning import queue
+from wsp.cron.planning.rows import Claim
+from wsp.cron.planning.work import Job, PlannedRun
 from wsp.cron.policy import Policy
-from wsp.cron.rows import Claim
 from wsp.cron.runner.frames import STDOUT, encode
 from wsp.cron.runner.orders import Ended, Output
 from wsp.cron.server import dispatch, journal, records
@@ -24,7 +25,6 @@ from wsp.cron.server.commands import HOME_TROUBLE
 from wsp.cron.server.dispatch import STOPPED, Dispatcher
 from wsp.cron.server.processes import boot_id
 from wsp.cron.server.recovery import RUNNER_GONE
-from wsp.cron.work import Job, PlannedRun
 from wsp.database import utc_now
 from wsp.heartbeat import node_name
 from wsp.settings import Settings
@@ -297,7 +297,8 @@ class TestRows:
         short, long = desk.claimed(), desk.claimed(command="sleep 1")
         started: list[int] = []
         monkeypatch.setattr(
-            "wsp.cron.alerts.on_starts", lambda _s, _settings, runs, _now: started.extend(run.run_id for run in runs)
+            "wsp.cron.notices.alerts.on_starts",
+            lambda _s, _settings, runs, _now: started.extend(run.run_id for run in runs),
         )
 
         async def main() -> None:

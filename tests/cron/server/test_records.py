@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from wsp.cron.planning.work import End, Job, PlannedRun, Result
 from wsp.cron.policy import Policy
 from wsp.cron.runner.frames import GAP, STDERR, STDOUT, encode
 from wsp.cron.runner.orders import Ended, Output, Started
 from wsp.cron.server.records import Closing, Start, record_ends, record_starts, result_of
-from wsp.cron.work import End, Job, PlannedRun, Result
 
 if TYPE_CHECKING:
     from tests.cron.conftest import JobStore

@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from wsp.cron.models import CronState
-from wsp.cron.planner import plan
-from wsp.cron.rows import Claim
+from wsp.cron.planning.planner import plan
+from wsp.cron.planning.rows import Claim
 from wsp.cron.runner.frames import STDOUT, encode
 from wsp.cron.runner.orders import Output
 from wsp.cron.runner.spool import run_folder, segment_name

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from wsp.cron.folders import OUTPUTS
+from wsp.cron.planning.work import Job, PlannedRun
 from wsp.cron.policy import Policy
 from wsp.cron.runner.spool import run_folder
 from wsp.cron.server import retention
 from wsp.cron.server.offload import Offload
 from wsp.cron.server.retention import Retention, prune, prune_jobs
-from wsp.cron.work import Job, PlannedRun
 from wsp.database import utc_now
 from wsp.settings import Settings
 

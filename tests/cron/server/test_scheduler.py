@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from wsp.cron import planner
+from wsp.cron.planning import planner
 from wsp.cron.server import scheduler
 from wsp.cron.server.scheduler import Scheduler
 from wsp.database import utc_now

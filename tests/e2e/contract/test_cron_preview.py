@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from wsp.cron.expression import parse
+from wsp.cron.schedule.expression import parse
 
 pytestmark = pytest.mark.e2e
 

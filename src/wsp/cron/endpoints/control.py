@@ -7,7 +7,7 @@ from pydantic import AfterValidator
 
 from wsp.auth.dependencies import Principal, caller
 from wsp.cron import control, manual
-from wsp.cron.control_schemas import (
+from wsp.cron.schemas.control import (
     EVERYBODY,
     PauseBody,
     PauseOut,

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from wsp.auth.dependencies import Principal, caller
 from wsp.cron import service
 from wsp.cron.models import CronJob
-from wsp.cron.rows import JobRow
-from wsp.cron.schemas import JOB_PARAMETERS, JobChange, JobCreate, JobFields, JobOut, JobQuery, shown_job
+from wsp.cron.planning.rows import JobRow
+from wsp.cron.schemas.jobs import JOB_PARAMETERS, JobChange, JobCreate, JobFields, JobOut, JobQuery, shown_job
 from wsp.cron.surroundings import look_around
 from wsp.errors import Forbidden
 from wsp.rest.answers import Message, failures

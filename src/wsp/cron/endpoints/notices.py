@@ -4,9 +4,9 @@ from typing import Annotated
 
 from fastapi import Query, Request, Response
 
-from wsp.cron import outbox
 from wsp.cron.endpoints.jobs import Caller, JobId
-from wsp.cron.notice_schemas import NoticeOut, Status
+from wsp.cron.notices import outbox
+from wsp.cron.schemas.notices import NoticeOut, Status
 from wsp.rest.answers import failures
 from wsp.rest.lists import (
     LIST_HEADERS,

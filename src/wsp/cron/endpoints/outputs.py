@@ -9,14 +9,15 @@ from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from wsp.auth.dependencies import KeyFor
-from wsp.cron import run_stream, runs
+from wsp.cron.endpoints import stream as run_stream
 from wsp.cron.endpoints.jobs import Caller, JobId
 from wsp.cron.endpoints.runs import RunId
 from wsp.cron.folders import OUTPUTS
+from wsp.cron.history import runs
+from wsp.cron.history.output import Decoder, Measure, RunOutput, Stream, as_text, gathered, kept_bytes, of_stream
+from wsp.cron.history.watching import Watching
 from wsp.cron.models import ENDED, JobRun
-from wsp.cron.run_output import Decoder, Measure, RunOutput, Stream, as_text, gathered, kept_bytes, of_stream
-from wsp.cron.run_schemas import RunOut
-from wsp.cron.watching import Watching
+from wsp.cron.schemas.runs import RunOut
 from wsp.heartbeat import node_name
 from wsp.rest.answers import Failure, failures
 from wsp.rest.routing import Router

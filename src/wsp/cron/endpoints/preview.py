@@ -3,9 +3,9 @@
 from typing import Annotated
 
 from wsp.auth.dependencies import Principal, caller
-from wsp.cron.preview import preview
-from wsp.cron.preview_schemas import PreviewOut, PreviewRequest
-from wsp.cron.zones import zone_of
+from wsp.cron.schedule.preview import preview
+from wsp.cron.schedule.zones import zone_of
+from wsp.cron.schemas.preview import PreviewOut, PreviewRequest
 from wsp.database import utc_now
 from wsp.rest.answers import failures
 from wsp.rest.routing import Router

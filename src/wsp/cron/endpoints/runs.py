@@ -5,9 +5,9 @@ from urllib.parse import urlencode
 
 from fastapi import Path, Request, Response
 
-from wsp.cron import runs as service
 from wsp.cron.endpoints.jobs import Caller, JobId
-from wsp.cron.run_schemas import RUN_PARAMETERS, KillRequest, RunOut, RunQuery
+from wsp.cron.history import runs as service
+from wsp.cron.schemas.runs import RUN_PARAMETERS, KillRequest, RunOut, RunQuery
 from wsp.database import utc_now
 from wsp.rest.answers import failures
 from wsp.rest.lists import LIST_HEADERS

@@ -6,8 +6,9 @@ from zoneinfo import ZoneInfo
 from fastapi import Path, Query
 
 from wsp.auth.dependencies import Principal, caller
-from wsp.cron import service, stats
-from wsp.cron.stats_schemas import JobStats
+from wsp.cron import service
+from wsp.cron.history import stats
+from wsp.cron.schemas.stats import JobStats
 from wsp.database import utc_now
 from wsp.rest.answers import failures
 from wsp.rest.routing import Router

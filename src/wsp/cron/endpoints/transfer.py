@@ -7,8 +7,8 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import AfterValidator, BaseModel, Field
 
 from wsp.auth.dependencies import Principal, caller
-from wsp.cron import transfer
-from wsp.cron.transfer import Candidate, Import, Result, Status
+from wsp.cron.crontabs import transfer
+from wsp.cron.crontabs.transfer import Candidate, Import, Result, Status
 from wsp.errors import Invalid
 from wsp.rest.answers import failures
 from wsp.rest.bodies import RequestBody, left_out

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from wsp.cron.planning.work import Job, PlannedRun
 from wsp.cron.runner.orders import Order
-from wsp.cron.work import Job, PlannedRun
 from wsp.homes import home_dir, home_path, open_home
 from wsp.settings import Settings
 

@@ -18,11 +18,12 @@ from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
-from wsp.cron import alerts
 from wsp.cron.folders import FOLDER
-from wsp.cron.followups import follow_ups
-from wsp.cron.queue import settle
-from wsp.cron.rows import Batch, Claim
+from wsp.cron.notices import alerts
+from wsp.cron.planning.followups import follow_ups
+from wsp.cron.planning.queue import settle
+from wsp.cron.planning.rows import Batch, Claim
+from wsp.cron.planning.work import End, PlannedRun, Result
 from wsp.cron.runner.client import Runner
 from wsp.cron.runner.orders import Ended, Order, Started
 from wsp.cron.server.commands import CannotStart, orders_for
@@ -41,7 +42,6 @@ from wsp.cron.server.recovery import (
     still_claimed,
 )
 from wsp.cron.server.runners import Runners
-from wsp.cron.work import End, PlannedRun, Result
 from wsp.database import Database, utc_now
 from wsp.settings import Settings
 

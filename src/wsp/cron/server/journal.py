@@ -17,11 +17,11 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from wsp.counters import Counters, Histogram, add_to_stored
-from wsp.cron import alerts
-from wsp.cron.followups import follow_ups, will_retry
+from wsp.cron.notices import alerts
+from wsp.cron.planning.followups import follow_ups, will_retry
+from wsp.cron.planning.work import End, PlannedRun
 from wsp.cron.server.offload import Offload
 from wsp.cron.server.records import Closing, Start, lock_jobs, record_ends, record_starts
-from wsp.cron.work import End, PlannedRun
 from wsp.database import utc_now
 from wsp.settings import Settings
 

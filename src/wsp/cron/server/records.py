@@ -11,13 +11,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from wsp.cron.bulk import update_rows
 from wsp.cron.models import FAILED, KILLED, OPEN, QUEUED, RUNNING, SUCCEEDED, TIMED_OUT
+from wsp.cron.planning.bulk import update_rows
+from wsp.cron.planning.rows import JOBS, RUNS, JobRow
+from wsp.cron.planning.work import End, PlannedRun, Result
 from wsp.cron.policy import Policy
-from wsp.cron.rows import JOBS, RUNS, JobRow
 from wsp.cron.runner.frames import STDERR, encode, needs_frames, readable
 from wsp.cron.runner.orders import Ended, Output, Started
-from wsp.cron.work import End, PlannedRun, Result
 
 LONGEST_REASON = 300  # characters that the column holds
 

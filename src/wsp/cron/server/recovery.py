@@ -15,10 +15,10 @@ from typing import NamedTuple
 from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
-from wsp.cron.bulk import update_rows
 from wsp.cron.folders import OUTPUTS
 from wsp.cron.models import OPEN, QUEUED, CronState, JobRun
-from wsp.cron.rows import (
+from wsp.cron.planning.bulk import update_rows
+from wsp.cron.planning.rows import (
     JOB_COLUMNS,
     JOBS,
     RUN_COLUMNS,
@@ -30,10 +30,10 @@ from wsp.cron.rows import (
     is_open,
     run_of,
 )
+from wsp.cron.planning.work import PlannedRun, Result
 from wsp.cron.runner import spool
 from wsp.cron.runner.orders import Output
 from wsp.cron.server.processes import Process, boot_id, end_tree, start_time
-from wsp.cron.work import PlannedRun, Result
 from wsp.heartbeat import STALE_SECONDS, ServiceRow, node_name
 
 # A machine that cannot reach the database looks dead from here while its commands go on: it gets more time.

@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 
 from wsp.cron.folders import OUTPUTS
 from wsp.cron.models import OPEN
+from wsp.cron.planning.rows import JOBS, RUNS
+from wsp.cron.planning.work import PlannedRun
 from wsp.cron.policy import Policy
-from wsp.cron.rows import JOBS, RUNS
 from wsp.cron.runner import spool
 from wsp.cron.server.offload import Offload
-from wsp.cron.work import PlannedRun
 from wsp.database import utc_now
 from wsp.settings import Settings
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 from sqlalchemy.exc import DBAPIError
 
 from wsp.changes import ChangeFeed, open_feed
-from wsp.cron.notifier import Notifier
+from wsp.cron.notices.notifier import Notifier
 from wsp.cron.server.scheduler import Scheduler
 from wsp.database import Database
 from wsp.errors import StartupError

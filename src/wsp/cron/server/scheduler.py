@@ -11,10 +11,11 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from wsp.cron import alerts, arming, planner, queue
-from wsp.cron.arming import Cause
-from wsp.cron.followups import follow_ups
-from wsp.cron.rows import BATCH_JOBS, Batch, Claim
+from wsp.cron.notices import alerts
+from wsp.cron.planning import arming, planner, queue
+from wsp.cron.planning.arming import Cause
+from wsp.cron.planning.followups import follow_ups
+from wsp.cron.planning.rows import BATCH_JOBS, Batch, Claim
 from wsp.cron.server.caretaker import Caretaker
 from wsp.cron.server.dispatch import Dispatcher
 from wsp.cron.server.offload import Offload

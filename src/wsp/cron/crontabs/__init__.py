@@ -1,0 +1,1 @@
+"""Crontabs and JSON, in and out."""

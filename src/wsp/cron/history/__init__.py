@@ -1,0 +1,1 @@
+"""What was: runs, their outputs, their figures."""

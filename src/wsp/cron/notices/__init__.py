@@ -1,0 +1,1 @@
+"""What people are told about jobs and runs: alerts, mails, the dead man's switch."""
