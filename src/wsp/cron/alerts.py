@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from statistics import median
@@ -14,6 +15,7 @@ from wsp.cron import mail, outbox
 from wsp.cron.mail import Unusual
 from wsp.cron.models import SUCCEEDED, CronJob, JobRun, Notice
 from wsp.cron.outbox import Kind, Owed
+from wsp.cron.policy import Policy
 from wsp.cron.work import End, Job, PlannedRun
 from wsp.owners import OWNERS
 from wsp.settings import Settings
@@ -49,10 +51,11 @@ def on_ends(session: Session, settings: Settings, ends: Sequence[End], now: date
     for end in ends:
         listeners.tell(end.run.job.owner, f"run.{end.result.status}", partial(_end_data, end))
     for end in final:
-        job = end.run.job
-        row = jobs.get(job.id)
+        row = jobs.get(end.run.job.id)
         if row is None:
             continue  # deleted meanwhile
+        end = _as_of_now(end, row)
+        job = end.run.job
         alarm = alarms[job.id]
         alarms[job.id] = "" if end.result.ok else alarm or FAILING
         if alarm and end.result.ok:
@@ -187,13 +190,25 @@ def _jobs(session: Session, job_ids: set[int]) -> dict[int, Row[Any]]:
     if not job_ids:
         return {}
     query = (
-        select(CronJob.id, CronJob.timezone, CronJob.failures_in_row, CronJob.alarm, OWNERS.c.email)
+        select(
+            *(CronJob.id, CronJob.timezone, CronJob.failures_in_row, CronJob.alarm, OWNERS.c.email),
+            *(CronJob.name, CronJob.email_on_complete, CronJob.email_on_error, CronJob.policy, CronJob.updated_at),
+        )
         .join(OWNERS, OWNERS.c.username == CronJob.owner)
         .where(CronJob.id.in_(job_ids))
         .order_by(CronJob.id)
         .with_for_update(read=True, key_share=True, of=CronJob)
     )
     return {row.id: row for row in session.execute(query)}
+
+
+def _as_of_now(end: End, row: Row[Any]) -> End:
+    """The end, of the job as its owner wants it now: who is told what may have been changed since the run began."""
+    if row.updated_at == end.run.job.updated_at:
+        return end
+    names = {name: getattr(row, name) for name in ("name", "email_on_complete", "email_on_error", "updated_at")}
+    job = replace(end.run.job, policy=Policy.of(row.policy), **names)
+    return replace(end, run=replace(end.run, job=job))
 
 
 def _failures(ends: Iterable[End], jobs: dict[int, Row[Any]]) -> dict[int, int]:

@@ -13,7 +13,7 @@ from wsp.cron.policy import Policy
 from wsp.cron.rows import JOBS, RUNS
 from wsp.cron.work import End, PlannedRun, Result
 
-LONGEST_DELAY_SECONDS = 86400.0  # between two attempts, however often it was doubled
+LONGEST_DELAY_SECONDS = 86400.0  # that a delay grows to, however often it is doubled
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -33,11 +33,12 @@ def will_retry(run: PlannedRun, result: Result) -> bool:
 def delay_before(policy: Policy, attempt: int) -> float:
     """Seconds between the end of this attempt (the first is 1) and the next one."""
     delay = float(policy.retry_delay_seconds)
+    longest = max(LONGEST_DELAY_SECONDS, delay)
     for _ in range(attempt - 1):
         delay *= policy.retry_backoff
-        if not 0 < delay < LONGEST_DELAY_SECONDS:
+        if not 0 < delay < longest:
             break
-    return min(delay, LONGEST_DELAY_SECONDS)
+    return min(delay, longest)
 
 
 def follow_ups(session: Session, ends: Sequence[End], now: datetime) -> None:

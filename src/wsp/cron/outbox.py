@@ -11,7 +11,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Select, and_, case, delete, func, insert, literal, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from wsp.counters import add_to_stored
 from wsp.cron import mail, service
@@ -81,23 +81,18 @@ def put(session: Session, settings: Settings, owed: Sequence[Owed], now: datetim
     counted = _counted(session, {each.job_id for each in owed}, now) if settings.cron_mail_limit else {}
     rows = []
     for each in owed:
-        if not each.recipient:
-            rows.append(_row(each, now, FAILED, NO_ADDRESS))
-            continue
         count, storm = counted.get(each.job_id, (0, False))
         full = bool(settings.cron_mail_limit) and (storm or count >= settings.cron_mail_limit)
         # That a job does not run is said once until it runs again, however many mails it sent before.
         if full and each.kind != "overdue":
-            counted[each.job_id] = count, True
+            counted[each.job_id] = count, storm or bool(each.recipient)
             rows.append(_row(each, now, WITHHELD, f"More than {settings.cron_mail_limit} mails an hour about this job"))
-            if not storm and settings.smtp_host:
+            if not storm and settings.smtp_host and each.recipient:
                 rows.append(_summary(each, now))
             continue
         counted[each.job_id] = count + 1, storm
-        if settings.smtp_host:
-            rows.append(_row(each, now, PENDING))
-        else:
-            rows.append(_row(each, now, FAILED, NO_SERVER))
+        trouble = NO_ADDRESS if not each.recipient else NO_SERVER if not settings.smtp_host else ""
+        rows.append(_row(each, now, FAILED if trouble else PENDING, trouble))
     session.execute(insert(Notice), rows)
     if failed := sum(row["status"] == FAILED for row in rows):
         _count(session, FAILED, failed)
@@ -128,7 +123,7 @@ def _row(owed: Owed, now: datetime, status: str, error: str = "") -> dict[str, A
         "kind": owed.kind,
         "recipient": owed.recipient,
         "subject": owed.text.subject,
-        "body": "" if status == WITHHELD else owed.text.body,
+        "body": owed.text.body if status == PENDING else "",  # long, and nobody reads it any more
         "status": status,
         "error": error,
         "due_at": owed.due_at,
@@ -199,10 +194,11 @@ def record(session: Session, taken: Taken, error: str, now: datetime, *, for_goo
     """
     again = None if not error or for_good else next_attempt(taken.attempts, now, jitter)
     status = SENT if not error else PENDING if again else FAILED
+    ended: dict[str, Any] = {} if again else {"finished_at": now, "body": ""}
     written = session.execute(
         update(Notice)
         .where(Notice.id == taken.notice_id, Notice.status == PENDING, Notice.attempts == taken.attempts)
-        .values(status=status, next_attempt_at=again, error=error[:300], finished_at=None if again else now)
+        .values(status=status, next_attempt_at=again, error=error[:300], **ended)
         .returning(Notice.id),
         execution_options={"synchronize_session": False},
     )
@@ -283,4 +279,5 @@ def _listed(session: Session, query: Select[Notice], page: Page, status: str | N
     query = matching(query, page.search, [Notice.recipient, Notice.subject, Notice.error])
     if status is not None:
         query = query.where(Notice.status == status)
+    query = query.options(defer(Notice.body))  # as much as all the rest, many times over
     return fetch(session, query.order_by(Notice.created_at.desc(), Notice.id.desc()), page)

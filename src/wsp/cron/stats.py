@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from wsp.cron.models import FAILED, KILLED, LOST, OPEN, SUCCEEDED, TIMED_OUT, JobRun
 
@@ -87,6 +87,7 @@ def of_job(session: Session, job_id: int, now: datetime, *, days: int, zone: Zon
     failures = session.scalars(
         select(JobRun)
         .where(*of_the_job, JobRun.status.in_(FAILURES))
+        .options(defer(JobRun.output), defer(JobRun.output_frames))
         .order_by(JobRun.scheduled_for.desc(), JobRun.id.desc())
         .limit(LAST_FAILURES)
     ).all()

@@ -94,7 +94,7 @@ def raise_overdue(session: Session, settings: Settings, now: datetime) -> int:
 def begin_anew(session: Session, owner: str, now: datetime) -> None:
     """Give an owner's jobs their whole time from now on: they stood still until now."""
     waiting = select(CronJob).where(CronJob.owner == owner, CronJob.expect_by.is_not(None)).order_by(CronJob.id)
-    for row in session.scalars(waiting):
+    for row in session.scalars(waiting.with_for_update(key_share=True)):
         row.expect_by = now + _patience(row)
     session.flush()
 
@@ -178,7 +178,14 @@ class Durations:
         for run in runs:
             if run.run_id not in self._due:
                 self._due[run.run_id] = _unusual_from(session, run)
-        return [run for run in runs if (at := self._due[run.run_id]) is not None and at <= now]
+        late = [run for run in runs if self._is_late(run, now)]
+        for run in late:  # the job may have been changed since
+            self._due[run.run_id] = _unusual_from(session, run)
+        return [run for run in late if self._is_late(run, now)]
+
+    def _is_late(self, run: Watched, now: datetime) -> bool:
+        at = self._due[run.run_id]
+        return at is not None and at <= now
 
     def done(self, run: Watched) -> None:
         """It was told of."""

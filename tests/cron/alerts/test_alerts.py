@@ -134,6 +134,30 @@ class TestAlerts:
         assert books.jobs.job(job.id).alarm == ""
 
 
+class TestChangedMeanwhile:
+    """What a job says when its run ends is what counts, not what it said when the run began."""
+
+    def test_the_address(self, books: Any) -> None:
+        job = books.job(email_on_complete="gone@example.org")
+        books.jobs.change(job.id, email_on_complete="new@example.org", name="renamed")
+        books.end(job, "failed")
+        (notice,) = books.notices()
+        assert notice.recipient == "new@example.org"
+        assert "cron job renamed failed" in notice.subject
+
+    def test_nobody_is_to_be_mailed_any_more(self, books: Any) -> None:
+        job = books.job(email_on_complete="gone@example.org", email_on_error=True)
+        books.jobs.change(job.id, email_on_complete="", email_on_error=False)
+        books.end(job, "failed")
+        assert books.notices() == []
+
+    def test_the_alerts(self, books: Any) -> None:
+        job = books.job(policy={"alert_on": ("recovery",)})
+        books.jobs.change(job.id, policy={"alert_on": ["first_failure"]})
+        books.end(job, "failed")
+        assert books.kinds() == ["failure"]
+
+
 class TestEndsInTheQueue:
     """Runs that end before they were started, as the scheduler and the API tell of them."""
 
@@ -217,6 +241,19 @@ class TestStorm:
             *("pending", "pending", "withheld"),
         ]
         assert len(books.notices(kind="summary")) == 2
+
+    def test_what_nobody_can_get_is_limited_too(self, books: Any, mail_settings: Any) -> None:
+        books.settings = mail_settings(cron_mail_limit=3)
+        books.jobs.owner("ann", email="")
+        job = books.job(owner="ann", email_on_error=True)
+        books.end(job, *["failed"] * 2)
+        books.end(job, *["failed"] * 5)
+        assert [notice.status for notice in books.notices()] == ["failed"] * 3 + ["withheld"] * 4
+
+    def test_keeps_what_a_mail_says_only_while_it_is_to_be_sent(self, books: Any, mail_settings: Any) -> None:
+        books.settings = mail_settings(smtp_host=None)
+        books.end(books.job(email_on_complete="job@example.org"), "failed")
+        assert books.notices()[0].body == ""
 
     def test_no_limit(self, books: Any, mail_settings: Any) -> None:
         books.settings = mail_settings(cron_mail_limit=0)

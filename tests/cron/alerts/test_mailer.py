@@ -47,6 +47,7 @@ class TestSend:
         (notice,) = books.notices()
         assert (notice.attempts, notice.error, notice.next_attempt_at) == (1, "", None)
         assert notice.finished_at is not None
+        assert notice.body == ""  # nobody reads it any more
         assert counted(books.database) == {'status="sent"': 1}
 
     def test_from_the_end_of_a_run_to_the_mail(

@@ -251,6 +251,18 @@ class TestUnusuallyLong:
         notifier.look_at_running()
         assert books.kinds() == []
 
+    @pytest.mark.parametrize("policy", [None, {"alert_duration_factor": 100.0}])
+    def test_a_job_that_was_changed_meanwhile(self, books: Any, notifier: Notifier, clock: Any, policy: Any) -> None:
+        job, _ = self.running(books)
+        notifier.look_at_running()
+        books.jobs.change(job.id, policy=policy)
+        clock.forward(seconds=60)
+        notifier.look_at_running()
+        assert books.notices() == []
+        clock.forward(seconds=1000)
+        notifier.look_at_running()
+        assert books.kinds() == (["unusual"] if policy else [])
+
     def test_a_run_that_ended_meanwhile(
         self, books: Any, notifier: Notifier, clock: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
