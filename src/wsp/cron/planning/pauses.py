@@ -21,17 +21,17 @@ class Pauses:
 
     _zone: ZoneInfo
     _owners: dict[str, Pause]
-    _windows: list[Maintenance]
+    _windows: dict[str | None, list[Maintenance]]  # by owner; None: those for everybody
     _known: dict[tuple[int, datetime], bool] = field(default_factory=dict)  # many jobs are due at one instant
 
     @classmethod
     def load(cls, session: Session, zone: ZoneInfo) -> "Pauses":
         """Read them. `zone` is the server's, for windows that name none."""
-        return cls(
-            zone,
-            {pause.owner: pause for pause in session.scalars(select(Pause))},
-            list(session.scalars(select(Maintenance).order_by(Maintenance.id))),
-        )
+        owners = {pause.owner: pause for pause in session.scalars(select(Pause))}
+        windows: dict[str | None, list[Maintenance]] = {}
+        for window in session.scalars(select(Maintenance).order_by(Maintenance.id)):
+            windows.setdefault(window.owner, []).append(window)
+        return cls(zone, owners, windows)
 
     def __bool__(self) -> bool:
         return bool(self._owners or self._windows)
@@ -41,12 +41,8 @@ class Pauses:
         pause = self._owners.get(owner)
         if pause is not None and pause.paused_at <= instant and (pause.until is None or instant < pause.until):
             return _sentence(f"The jobs of {owner} are paused", pause.reason)
-        for window in self._windows:
-            if (
-                window.owner in (None, owner)
-                and (not window.tag or f",{window.tag}," in tags)
-                and self._holds(window, instant)
-            ):
+        for window in (*self._windows.get(None, ()), *self._windows.get(owner, ())):
+            if (not window.tag or f",{window.tag}," in tags) and self._holds(window, instant):
                 return _sentence("Maintenance", window.reason)
         return None
 
