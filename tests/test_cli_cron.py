@@ -96,6 +96,8 @@ class TestImport:
             ("@daily x\n", [], "Owner is required: say with --owner whose the jobs are to be"),
             ("@daily x\n", ["--owner", "nobody"], "User not found"),
             ("{", [], "file is not valid JSON"),
+            ("[" * 100_000, [], "file is not valid JSON"),
+            ("\ufeff{}", [], "must hold a list of jobs"),
             ("{}", [], "must hold a list of jobs, or an object with such a list under 'jobs'"),
             ("[]", ["--format", "xml"], "'xml'"),
         ],

@@ -19,7 +19,8 @@ FileArgument = Annotated[Path, typer.Argument(help="The file; - for standard inp
 def read_text(file: Path) -> str:
     """The content of a file, or of standard input. Raises WspError."""
     try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
+        return text.removeprefix("\ufeff")
     except OSError as error:
         raise WspError(f"Cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -30,7 +31,7 @@ def read_list(text: str, file: Path, what: str) -> list[Any]:
     """The list in a JSON text: the whole of it, or what stands under the key `what`. Raises Invalid."""
     try:
         read = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Invalid(f"{file} is not valid JSON: {error}") from None
     found = read.get(what) if isinstance(read, dict) else read
     if not isinstance(found, list):

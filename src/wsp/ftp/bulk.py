@@ -74,7 +74,8 @@ def from_purepw(text: str, owner: str, files_root: PurePosixPath) -> list[Candid
 
 def _candidate(line: int, item: Any, owner_for: Callable[[str | None], str]) -> Candidate:
     name = item.get("username") if isinstance(item, dict) else None
-    shown, owner = name[:100] if isinstance(name, str) else "", ""
+    # Half a surrogate pair makes no name, and no answer either.
+    shown, owner = name[:100].encode(errors="replace").decode() if isinstance(name, str) else "", ""
     try:
         if not isinstance(item, dict):
             raise Invalid("An account must be an object")

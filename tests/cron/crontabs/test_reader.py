@@ -225,6 +225,8 @@ class TestKind:
             ("0 3 * * * root /usr/bin/x\n0 4 * * * php x.php\n", False),
             ("0 3 * * * /usr/bin/x\n", False),
             ("0 3 * * * root\n", False),
+            ("\ufeff# wsp: system crontab\n@daily bob true\n", True),
+            ("\ufeff# wsp: crontab of ann\n@daily ann true\n", False),
             ("# nothing\n", False),
             ("", False),
         ],
@@ -281,6 +283,11 @@ class TestMetadata:
     def test_that_is_broken_fails(self) -> None:
         (line,) = lines('# wsp: {"a": \n@daily x\n')
         assert line.problem == "The comment above it that begins with '# wsp: {' is not valid JSON"
+
+    def test_that_is_broken_loses_no_job_that_is_commented_out(self) -> None:
+        disabled, enabled = lines('# x\n# wsp: {"commented_out": "disabled"\n#@daily A=b x\n# y\n@daily y\n')
+        assert (disabled.number, "is not valid JSON" in disabled.problem) == (3, True)
+        assert (enabled.command, enabled.comments) == ("y", ("# y",))
 
 
 def exported(*bodies: dict[str, Any], owner: str | None = OWNER, zone: str = "UTC") -> str:

@@ -1,5 +1,6 @@
 """Many jobs at once, on the database."""
 
+import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -219,6 +220,20 @@ class TestJson:
             ("failed", "id", "Id 3 is that of line 3 too"),
         ]
         assert exported(store_of_jobs) == []
+
+    def test_puts_chains_in_order_however_long_they_are(self) -> None:
+        long = 5000
+        items = [{"id": n, "command": "x", "name": "x", "after": [{"job_id": n + 1}]} for n in range(1, long)]
+        items += [{"id": long, "command": "x", "name": "x", "cron_expr": "@daily"}, {"id": 0, "after": []}]
+        candidates = transfer.from_json(items, lambda owner: owner or OWNER)
+        began = time.process_time()
+        ordered = transfer.in_order(candidates)
+        assert time.process_time() - began < 5  # square, it were minutes
+        assert [candidate.id for candidate in ordered] == [long, 0, *range(long - 1, 0, -1)]
+
+    def test_shows_names_that_are_no_text(self) -> None:
+        (candidate,) = transfer.from_json([{"name": "a\ud800", "command": "x"}], lambda owner: owner or OWNER)
+        assert (candidate.name, candidate.problem) == ("a?", "Name must be valid Unicode text")
 
     def test_never_takes_a_job_that_is_there_for_one_of_the_file_that_failed(self, store_of_jobs: Database) -> None:
         (other,) = from_json(store_of_jobs, {"command": "other"})

@@ -150,6 +150,34 @@ class TestText:
         assert self.text(*framed) == readable(encode(framed))[0]
 
 
+class TestPages:
+    @pytest.mark.parametrize("limit", range(4, 12))
+    def test_tear_no_character(self, limit: int) -> None:
+        whole = "aß€😀 grün €€ und 😀\n"
+        output, text, place = output_of(run_of(output=whole)), "", 0
+        while (end := output.page_end(place, limit)) > place:
+            assert end - place <= limit
+            text, place = text + "".join(as_text(output.pieces(place, end))), end
+        assert text == whole
+
+    def test_wait_for_the_rest_of_a_character(self, tmp_path: Path) -> None:
+        write(tmp_path, 0, (STDOUT, b"a\xe2"), (STDOUT, b"\x82"))
+        going_on = output_of(run_of("running"), tmp_path)
+        assert going_on.page_end(0, None) == 1
+        assert going_on.page_end(1, None) == 1
+        write(tmp_path, 0, (STDOUT, b"\xac"))
+        assert output_of(run_of("running"), tmp_path).page_end(1, None) == 4
+
+    def test_end_where_the_output_ends(self) -> None:
+        output = output_of(run_of(output_frames=encode([(STDOUT, b"a\xe2\x82"), gap(9), (STDERR, b"b\xe2")])))
+        assert output.page_end(0, None) == output.page_end(0, 100) == 14
+        assert output.page_end(0, 3) == 1
+        assert output.page_end(1, 1) == 2  # shorter than a character: it goes on nevertheless
+        assert output.page_end(3, 1) == 12
+        assert output.page_end(14, 5) == 14
+        assert output.page_end(50, 5) == 50
+
+
 class TestDecoder:
     def test_goes_on_wherever_it_stopped(self) -> None:
         rng = random.Random(4)

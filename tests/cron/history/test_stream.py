@@ -198,6 +198,18 @@ class TestEvents:
 
         play(scenario)
 
+    def test_characters_that_a_gap_cut_are_dropped_with_it(self, stage: Stage, play: Any) -> None:
+        stage.end(output="x", output_frames=encode([(STDOUT, b"he\xe2\x82"), gap(10), (STDERR, b"\x82\xactail\n")]))
+
+        async def scenario() -> None:
+            head, dropped, tail, _ = await rest(stage.events())
+            assert (head.data["text"], tail.data["text"]) == ("he", "tail\n")
+            assert dropped == Event("dropped", {"bytes": 14}, "16")
+            assert (await rest(stage.events(head.id)))[:2] == [dropped, tail]
+            assert (await rest(stage.events(dropped.id)))[0] == tail
+
+        play(scenario)
+
     def test_a_long_output_comes_in_parts(self, stage: Stage, play: Any) -> None:
         line = "0123456789abcdé\n".encode()
         for _ in range(64):

@@ -119,6 +119,11 @@ class TestDescription:
             ("* * * * * */10", "Every 10 seconds"),
             ("@reboot", "Each time the cron service starts"),
             (" 0\t3 * * * ", "At 03:00"),
+            ("05 03 * * 07", "At 03:05, only on Sunday"),
+            ("0 0 13 * fri-sun", "At 00:00, on day 13 of the month, or on Friday through Sunday"),
+            ("0 0 */2 * mon-fri", "At 00:00, every 2 days, and only if it is Monday through Friday"),
+            ("0 0 */1 * mon-fri", "At 00:00, Monday through Friday"),
+            ("0 0 01-010 * 005-07", "At 00:00, between day 1 and 10 of the month, or on Friday through Sunday"),
         ],
     )
     def test_says_when(self, text: str, sentence: str) -> None:
@@ -151,7 +156,7 @@ class TestDescription:
             "4,2-6/2",
             "7/1",
         ]
-        names = {3: ["jan", "Feb-apr", "mar,DEC", "jan-jul/2"], 4: ["sun", "fri-sun", "MON,wed", "7", "sun/2", "0-7"]}
+        names = {3: ["jan", "Feb-apr", "mar,DEC", "jan-jul/2"], 4: ["sun", "fri-sun", "MON,wed", "07", "sun/2", "0-7"]}
         while said < 1500:
             parts = [dice.choice(kinds + names.get(place, [])) for place in range(dice.choice([5, 6]))]
             text = " ".join(parts)

@@ -73,7 +73,7 @@ def read(text: str, *, system: bool) -> Iterator[Line]:
     for number, raw in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         line = raw.removesuffix("\r").lstrip(" \t")
         commented = bool(metadata) and COMMENTED_OUT in (metadata or {}) and line.startswith("#")
-        if line.startswith("#") and not commented:
+        if line.startswith("#") and not commented and metadata is not None:
             if line.startswith(METADATA):
                 metadata = _metadata(line)
             else:
@@ -81,7 +81,7 @@ def read(text: str, *, system: bool) -> Iterator[Line]:
                 comments.append(line)
             continue
         if line.strip():
-            setting = None if commented else _SETTING.fullmatch(line)
+            setting = None if line.startswith("#") else _SETTING.fullmatch(line)
             if setting is not None:
                 name, value = ("".join(setting[f"{part}{n}"] or "" for n in (1, 2, 3)) for part in ("name", "value"))
                 if name in settings or name in _OF_CRON or len(settings) < _MOST_SETTINGS:
@@ -144,8 +144,9 @@ def is_system(text: str, users: Collection[str]) -> bool:
     It has when every job's sixth word is a user's name: one of those, or a system account, or what stands, there or in
     another line, before a word that begins a command. A crontab that `wsp` wrote says so itself.
     """
-    if text.startswith((SYSTEM_MARK, USER_MARK)):
-        return text.startswith(SYSTEM_MARK)
+    start = text.removeprefix("\ufeff")
+    if start.startswith((SYSTEM_MARK, USER_MARK)):
+        return start.startswith(SYSTEM_MARK)
     sixth, proven = set(), {*users, *_SYSTEM_USERS}
     for line in read(text, system=False):
         if line.problem:

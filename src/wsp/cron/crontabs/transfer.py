@@ -4,7 +4,9 @@ Every job is made whole or not at all, and has a result of its own.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Literal, get_args
 
 from sqlalchemy import select, true
@@ -115,7 +117,9 @@ def from_json(jobs: Sequence[Any], owner_for: Callable[[str | None], str]) -> li
 
 def _candidate(line: int, item: Any, owner_for: Callable[[str | None], str]) -> Candidate:
     name = item.get("name") if isinstance(item, dict) else None
-    candidate = Candidate(line, name[:100] if isinstance(name, str) else "", "")
+    # Half a surrogate pair makes no name, and no answer either.
+    shown = name[:100].encode(errors="replace").decode() if isinstance(name, str) else ""
+    candidate = Candidate(line, shown, "")
     try:
         if not isinstance(item, dict):
             raise Invalid("A job must be an object", field="jobs")
@@ -135,28 +139,27 @@ def _is_id(value: Any) -> bool:
 
 def in_order(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Those first that others of the file run after. What goes round in a circle, or has an id twice, is a problem."""
-    known: dict[int, Candidate] = {}
-    waiting = []
+    places: dict[int, int] = {}
+    waiting: dict[int, Candidate] = {}
     ordered = []
-    for candidate in candidates:
-        if candidate.id is not None and candidate.id in known:
-            sentence = f"Id {candidate.id} is that of line {known[candidate.id].line} too"
+    for place, candidate in enumerate(candidates):
+        if candidate.id is not None and candidate.id in places:
+            sentence = f"Id {candidate.id} is that of line {waiting[places[candidate.id]].line} too"
             ordered.append(replace(candidate, body=None, id=None, problem=sentence, field="id"))
             continue
         if candidate.id is not None:
-            known[candidate.id] = candidate
-        waiting.append(candidate)
-    open_ids = known.keys() & {each.id for each in waiting}
-    while waiting:
-        ready = [each for each in waiting if not open_ids & _parents(each).keys()]
-        if not ready:
-            sentence = "After: these jobs run after one another in a circle"
-            return ordered + [replace(each, body=None, problem=sentence, field="after") for each in waiting]
-        ordered += ready
-        gone = {each.line for each in ready}
-        waiting = [each for each in waiting if each.line not in gone]
-        open_ids = open_ids - {each.id for each in ready}
-    return ordered
+            places[candidate.id] = place
+        waiting[place] = candidate
+    sorter = TopologicalSorter(
+        {place: [places[parent] for parent in _parents(each) if parent in places] for place, each in waiting.items()}
+    )
+    with suppress(CycleError):  # it gives those that are in no circle nevertheless
+        sorter.prepare()
+    while ready := sorter.get_ready():
+        ordered += [waiting.pop(place) for place in sorted(ready)]
+        sorter.done(*ready)
+    sentence = "After: these jobs run after one another in a circle"
+    return ordered + [replace(each, body=None, problem=sentence, field="after") for each in waiting.values()]
 
 
 def _parents(candidate: Candidate) -> Mapping[int, str]:

@@ -119,7 +119,7 @@ def get_output(
     headers = {"X-Output-Excerpt": output.excerpt} if output.excerpt else {}
     if download or BYTES in request.headers.get("accept", ""):
         return _bytes(row, output, stream, request, headers)
-    end = max(offset, Measure.of(output.pieces(offset, None if limit is None else offset + limit)).end)
+    end = output.page_end(offset, limit)
     headers["X-Output-Next-Offset"] = str(end)
     text = as_text(of_stream(output.pieces(offset, end), stream))
     return StreamingResponse(gathered(each.encode() for each in text), headers=headers, media_type="text/plain")

@@ -10,7 +10,7 @@ from functools import partial
 from fastapi.sse import format_sse_event
 from sqlalchemy.exc import SQLAlchemyError
 
-from wsp.cron.history.output import NAMES, Decoder, Piece, RunOutput, joined
+from wsp.cron.history.output import NAMES, Decoder, Piece, RunOutput, after_gap, joined
 from wsp.cron.history.watching import GONE, Watching
 from wsp.cron.models import ENDED
 from wsp.cron.runner.frames import GAP
@@ -72,14 +72,21 @@ async def events(
 
 
 def _output(pieces: Sequence[Piece], decoder: Decoder) -> Iterator[bytes]:
+    dropped = 0  # with characters that are cut there
     for piece in joined(pieces, EVENT_BYTES):
         if piece.stream == GAP:
-            for stream, text in decoder.rest():
-                yield _text(stream, text, decoder)
+            dropped += piece.size + decoder.forget()
             decoder.place = piece.end
-            yield _event("dropped", {"bytes": piece.size}, decoder.mark)
-        elif text := decoder.text(piece):
+            continue
+        if dropped:
+            cut, piece = after_gap(piece)
+            decoder.place = piece.at
+            yield _event("dropped", {"bytes": dropped + cut}, decoder.mark)
+            dropped = 0
+        if text := decoder.text(piece):
             yield _text(piece.stream, text, decoder)
+    if dropped:
+        yield _event("dropped", {"bytes": dropped}, decoder.mark)
 
 
 def _text(stream: int, text: str, decoder: Decoder) -> bytes:

@@ -65,6 +65,7 @@ class RunOutput:
             self._reader = Reader(folder, run.id)
         elif run.output_in_file:
             self.excerpt = GONE if here else ELSEWHERE
+        self._goes_on = run.status == RUNNING
         self._text, self._frames = run.output, run.output_frames
 
     def pieces(self, start: int = 0, end: int | None = None) -> Iterator[Piece]:
@@ -74,6 +75,26 @@ class RunOutput:
             start = found[-1].end
             if end is not None and start >= end:
                 return
+
+    def page_end(self, start: int, limit: int | None) -> int:
+        """Where a page that begins at the place `start` ends, after `limit` bytes or little more.
+
+        Before a character of which the rest comes later, if that is not all of it.
+        """
+        end = Measure.of(self.pieces(start, None if limit is None else start + limit)).end
+        if end <= start:
+            return start
+        last = list(self.pieces(max(start, end - LONGEST_CHARACTER + 1), end))
+        stream, data = last[-1].stream, b""
+        for piece in reversed(last):
+            if piece.stream != stream:
+                break
+            data = piece.data + data
+        begun = _begun(data)
+        waits = self._goes_on and (limit is None or end - start < limit)
+        if waits or (end - begun > start and next(self.pieces(end), None) is not None):
+            return end - begun
+        return end
 
     def following(self, start: int) -> list[Piece]:
         """The pieces from the place `start` on, as many as are read at a time; nothing when there is no more."""
@@ -177,6 +198,13 @@ def _shown(text: str) -> str:
     return text.replace("\0", REPLACED_NUL)
 
 
+def _begun(data: bytes) -> int:
+    """How many bytes at its end begin a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data)
+    return len(decoder.getstate()[0])
+
+
 def as_text(pieces: Iterable[Piece]) -> Iterator[str]:
     """The pieces for a person, with a line where something was left out: with it, characters that were cut there."""
     decoder = Decoder()
@@ -188,9 +216,8 @@ def as_text(pieces: Iterable[Piece]) -> Iterator[str]:
             continue
         before = ""
         if left_out:
-            cut = _cut_off(piece.data)
+            cut, piece = after_gap(piece)
             before = _left_out_line(left_out + cut, ends_line=ends_line)
-            piece = Piece(piece.at + cut, piece.stream, piece.data[cut:], piece.size - cut)
             left_out = 0
         if text := before + decoder.text(piece):
             ends_line = text.endswith("\n")
@@ -204,10 +231,11 @@ def _left_out_line(size: int, *, ends_line: bool) -> str:
     return f"{'' if ends_line else NEW_LINE}… {size} bytes left out …\n"
 
 
-def _cut_off(data: bytes) -> int:
-    """How many bytes at its beginning belong to a character that began before."""
-    most = min(len(data), LONGEST_CHARACTER - 1)
-    return next((size for size in range(most) if data[size] & 0xC0 != 0x80), most)
+def after_gap(piece: Piece) -> tuple[int, Piece]:
+    """How many bytes at its beginning belong to a character that a gap cut, and the piece without them."""
+    most = min(len(piece.data), LONGEST_CHARACTER - 1)
+    cut = next((size for size in range(most) if piece.data[size] & 0xC0 != 0x80), most)
+    return cut, Piece(piece.at + cut, piece.stream, piece.data[cut:], piece.size - cut)
 
 
 def kept_bytes(pieces: Iterable[Piece], first: int, last: int) -> Iterator[bytes]:

@@ -1,5 +1,7 @@
 """An expression as a sentence in English: cron-descriptor's, and our own words where it has none."""
 
+import re
+
 from cron_descriptor import ExpressionDescriptor, Options
 
 from wsp.cron.schedule.expression import parse, spelled_out, split
@@ -8,6 +10,8 @@ AT_REBOOT = "Each time the cron service starts"
 
 _FIVE_FIELDS = 5
 _NAMED = (3, 4)  # the places of month and day of week
+_WEEKDAYS = re.compile(r", (?=[A-Z][a-z]+day through )")  # a range that it just appends, whatever the day of month
+_LEADING_ZEROS = re.compile(r"\b0+(?=[0-9])", re.ASCII)
 
 
 def describe(text: str, key: int | None = None) -> str:
@@ -29,6 +33,8 @@ def describe(text: str, key: int | None = None) -> str:
     # With six fields cron-descriptor takes the first one for the second.
     ordered = " ".join([*parts[_FIVE_FIELDS:], *parts[:_FIVE_FIELDS]])
     sentence = str(ExpressionDescriptor(ordered, options).get_description())
+    if "*" not in (parts[2], parts[4]):
+        sentence = _WEEKDAYS.sub(", or on ", sentence)
     if not schedule.days_either:
         sentence = sentence.replace(", or on ", ", and only if it is ")
     return sentence
@@ -37,10 +43,11 @@ def describe(text: str, key: int | None = None) -> str:
 def _in_words(place: int, part: str, chosen: str) -> str:
     """A field as cron-descriptor understands it best: as it was written, or its values one by one.
 
-    It knows no `H`, is at a loss with steps within lists, and of months and weekdays that have a step it says no names.
+    It knows no `H`, is at a loss with steps within lists and with a weekday `07`, and of months and weekdays that have
+    a step it says no names.
     """
     if chosen == "*" or part[:1] in ("H", "h") or ",H" in part.upper():
         return chosen
     if "/" in part and ("," in part or place in _NAMED):
         return chosen
-    return part
+    return _LEADING_ZEROS.sub("", part)
