@@ -261,6 +261,23 @@ class TestTrouble:
         assert (content(pieces), end) == ((data[:100_000] + data[200_000:], 100_000), len(data))
         assert decode(frames)[-1][1] == data[-INLINE_BYTES // 2 :]
 
+    def test_a_disk_that_is_full_when_the_tail_is_cut(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        limit, whole = 200_000, counting(560_000)
+        kept = Kept(str(tmp_path), 1, limit)
+        for start in range(0, len(whole), 5000):
+            kept.add(STDOUT, whole[start : start + 5000])
+        kept.flush()
+
+        def full(descriptor: int, piece: bytes) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "write", full)
+        assert kept.finish()[1]
+        data, left_out = content(all_of(Reader(tmp_path, 1), limit=10_000)[0])
+        assert len(data) + left_out == len(whole)
+        assert len(data) >= limit  # rather too much of it than too little
+        assert data.endswith(whole[-limit // 2 :])
+
     def test_a_disk_that_takes_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "outputs").write_text("no folder")
         kept = Kept(str(tmp_path / "outputs"), 1, MEBIBYTE)

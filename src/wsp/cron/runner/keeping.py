@@ -170,6 +170,8 @@ def _append(path: str, data: bytes, length: int) -> None:
             written += os.write(descriptor, data[written:])
     except OSError:
         os.ftruncate(descriptor, length)
+        if not length:  # an empty segment would hide the rest of the one before it
+            os.unlink(path)
         raise
     finally:
         os.close(descriptor)
