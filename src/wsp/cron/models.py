@@ -139,7 +139,7 @@ class JobRun(Base):
     duration_ms: Mapped[int | None] = mapped_column(BigInteger)
     cpu_ms: Mapped[int | None] = mapped_column(BigInteger)  # of the command and its children that it waited for
     memory_kb: Mapped[int | None] = mapped_column(BigInteger)  # the largest resident set of one of them
-    output: Mapped[str] = mapped_column(Text, default="")  # readable, and bounded: see wsp.cron.output
+    output: Mapped[str] = mapped_column(Text, default="")  # readable, and bounded: see wsp.cron.runner.excerpt
     output_truncated: Mapped[bool] = mapped_column(default=False)
     output_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # all that was written
     output_frames: Mapped[bytes | None] = mapped_column(LargeBinary)  # exact, where `output` cannot say it all
