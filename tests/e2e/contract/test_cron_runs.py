@@ -388,6 +388,24 @@ class TestOutput:
         offset = answer.headers["x-output-next-offset"]
         assert job.get(f"/runs/{run}/output?offset={offset}").text == "and on\n"
 
+    def test_bytes_of_one_that_goes_on(self, job: Job) -> None:
+        run = job.going_on()
+        job.write(run, (STDOUT, b"head\n"))
+        path, part = f"/runs/{run}/output?download=true", {"Range": "bytes=2-3"}
+        answer = job.get(path)
+        assert (answer.content, answer.headers["accept-ranges"]) == (b"head\n", "bytes")
+        assert "content-length" not in answer.headers  # it may be less in a moment
+        answer = job.get(path, headers=part)
+        assert (answer.status_code, answer.content, answer.headers["content-range"]) == (206, b"ad", "bytes 2-3/5")
+        job.write(run, (STDOUT, b"tail\n"), offset=1000)
+        for headers in ({}, part):
+            answer = job.get(path, headers=headers)
+            assert (answer.status_code, answer.content) == (200, b"head\ntail\n")
+            assert (answer.headers["accept-ranges"], answer.headers["x-output-left-out"]) == ("none", "995")
+        job.set(run, status="succeeded", output_in_file=True)
+        answer = job.get(path, headers=part)
+        assert (answer.status_code, answer.headers["content-range"]) == (206, "bytes 2-3/10")
+
     @pytest.mark.parametrize(
         ("query", "name"),
         [("stream=both", "stream"), ("offset=-1", "offset"), ("limit=0", "limit"), ("download=maybe", "download")],

@@ -128,14 +128,17 @@ def get_output(
 def _bytes(row: JobRun, output: RunOutput, stream: Stream, request: Request, headers: dict[str, str]) -> Response:
     measure = Measure.of(of_stream(output.pieces(), stream))
     first, last = 0, measure.kept
-    headers["Accept-Ranges"] = "bytes"
+    over = row.status in ENDED
+    # Of a run that goes on, more may be left out while this is sent: no place among what is kept stays what it is.
+    moving = not over and measure.left_out > 0
+    headers["Accept-Ranges"] = "none" if moving else "bytes"
     suffix = "out" if stream == "all" else stream
     headers["Content-Disposition"] = f'attachment; filename="job-{row.job_id}-run-{row.id}.{suffix}"'
     if measure.left_out:
         headers["X-Output-Left-Out"] = str(measure.left_out)
-    if row.status in ENDED:
+    if over:
         headers["ETag"] = f'"{row.id}-{stream}-{measure.kept}"'
-    wanted = request.headers.get("range")
+    wanted = None if moving else request.headers.get("range")
     status = 200
     if wanted is not None and request.headers.get("if-range") in (None, headers.get("ETag")):
         part = _range(wanted, measure.kept)
@@ -145,7 +148,8 @@ def _bytes(row: JobRun, output: RunOutput, stream: Stream, request: Request, hea
             if first >= last:
                 return _beyond(measure.kept)
             headers["Content-Range"] = f"bytes {first}-{last - 1}/{measure.kept}"
-    headers["Content-Length"] = str(last - first)
+    if over or status == 206:
+        headers["Content-Length"] = str(last - first)
     content = kept_bytes(of_stream(output.pieces(0, measure.end), stream), first, last)
     return StreamingResponse(gathered(content), status, headers=headers, media_type=BYTES)
 
