@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Row, Select, func, or_, select
+from sqlalchemy import Column, Select, func, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 T = TypeVar("T")
@@ -35,16 +35,10 @@ def matching(query: S, search: str, columns: Sequence[InstrumentedAttribute[Any]
 
 def fetch(session: Session, query: Select[T], page: Page) -> tuple[list[T], int]:
     """The objects of the page, and how many there are in all."""
-    rows, total = fetch_rows(session, query, page)
-    return [row[0] for row in rows], total
-
-
-def fetch_rows(session: Session, query: Select[*tuple[Any, ...]], page: Page) -> tuple[list[Row[Any]], int]:
-    """The rows of the page, and how many there are in all."""
     if page.limit is None and page.offset == 0:
-        rows = list(session.execute(query))
-        return rows, len(rows)
-    return list(session.execute(query.limit(page.limit).offset(page.offset))), _count(session, query)
+        found = list(session.scalars(query))
+        return found, len(found)
+    return list(session.scalars(query.limit(page.limit).offset(page.offset))), _count(session, query)
 
 
 class Shape:

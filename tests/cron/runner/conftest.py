@@ -18,7 +18,7 @@ from wsp.cron.runner import frames, protocol
 from wsp.cron.runner.client import Runner
 from wsp.cron.runner.orders import Ended, Order, Started
 
-DEADLINE_SECONDS = 60.0
+from .waiting import DEADLINE_SECONDS, until
 
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/"}
 
@@ -78,10 +78,7 @@ class Scheduler:
         runner = self.runner
         wanted = len(self.ready()) + (len(orders) if ready is None else ready)
         self._loop.call_soon_threadsafe(lambda: runner.prepare(orders))
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while len(self.ready()) < wanted:
-            assert time.monotonic() < deadline, "no process stands ready"
-            time.sleep(0.01)
+        until(lambda: len(self.ready()) >= wanted)
 
     def ready(self) -> list[int]:
         """The processes that wait for their start."""

@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from .waiting import until
 
 if TYPE_CHECKING:
     from tests.cron.runner.conftest import Scheduler
@@ -52,7 +53,7 @@ class TestKill:
     def test_the_whole_tree_goes_at_sigterm(self, scheduler: "Scheduler", command: str) -> None:
         run_id = scheduler.start(f"echo $$ >> pids; {command}", kill_grace_seconds=LONG_GRACE)
         wanted = 3 if "generations" in _name(command) else 2
-        _until(lambda: len(scheduler.pids("pids")) == wanted)
+        until(lambda: len(scheduler.pids("pids")) == wanted)
         scheduler.kill(run_id, reason="Asked for")
         end = scheduler.end(run_id)
         assert (end.cause, end.reason, end.exit_code) == ("kill", "Asked for", 143)
@@ -62,7 +63,7 @@ class TestKill:
     def test_those_that_ignore_sigterm_go_after_the_grace(self, scheduler: "Scheduler", command: str) -> None:
         run_id = scheduler.start(f"trap '' TERM; echo $$ >> pids; {command}")
         wanted = 3 if "generations" in _name(command) else 2
-        _until(lambda: len(scheduler.pids("pids")) == wanted)
+        until(lambda: len(scheduler.pids("pids")) == wanted)
         scheduler.kill(run_id, grace=0.3)
         end = scheduler.end(run_id)
         assert (end.cause, end.exit_code) == ("kill", 137)
@@ -72,7 +73,7 @@ class TestKill:
         run_id = scheduler.start(
             "trap 'echo tidy; exit 7' TERM; touch ready; while :; do sleep 0.05; done", kill_grace_seconds=LONG_GRACE
         )
-        _until((scheduler.work / "ready").exists)
+        until((scheduler.work / "ready").exists)
         scheduler.kill(run_id)
         end = scheduler.end(run_id)
         assert (end.cause, end.exit_code) == ("kill", 7)
@@ -80,7 +81,7 @@ class TestKill:
 
     def test_sigterm_comes_once(self, scheduler: "Scheduler") -> None:
         run_id = scheduler.start("trap 'echo term' TERM; touch ready; while :; do sleep 0.05; done")
-        _until((scheduler.work / "ready").exists)
+        until((scheduler.work / "ready").exists)
         scheduler.kill(run_id, grace=1.5)
         assert scheduler.text(scheduler.end(run_id)).count("term") == 1
 
@@ -89,7 +90,7 @@ class TestKill:
         run_id = scheduler.start(
             "env -i setsid sh -c 'trap \"\" TERM; echo $$ >> pids; while :; do sleep 0.1; done' & echo $$ >> pids; wait"
         )
-        _until(lambda: len(scheduler.pids("pids")) == 2)
+        until(lambda: len(scheduler.pids("pids")) == 2)
         scheduler.kill(run_id, grace=0.5)
         end = scheduler.end(run_id)
         assert (end.cause, end.exit_code) == ("kill", 143)
@@ -98,7 +99,7 @@ class TestKill:
     def test_who_forks_all_the_time(self, scheduler: "Scheduler") -> None:
         (scheduler.work / "forks.py").write_text(FORKS)
         run_id = scheduler.start(f"{sys.executable} -S forks.py; sleep 600")
-        _until((scheduler.work / "beat").exists)
+        until((scheduler.work / "beat").exists)
         scheduler.kill(run_id, grace=0.2)
         assert scheduler.end(run_id).cause == "kill"
         beat = (scheduler.work / "beat").stat().st_mtime_ns
@@ -121,7 +122,7 @@ class TestKill:
             theirs.close()
             ours.settimeout(60)
             ours.sendall(json.dumps({"start": [order]}).encode() + b"\n")
-            _until((work / "beat").exists)
+            until((work / "beat").exists)
             ours.sendall(b'{"kill": [1, "", 0.2]}\n')
             while b'"ended"' not in ours.recv(65536):
                 pass
@@ -138,7 +139,7 @@ class TestKill:
         scheduler.end(left)
         with subprocess.Popen(["sleep", "600"], env={"WSP_RUN_ID": "other"}, start_new_session=True) as stranger:
             run_id = scheduler.start("echo $$ >> pids; sleep 600")
-            _until(lambda: len(scheduler.pids("others")) == 2 and scheduler.pids("left") and scheduler.pids("pids"))
+            until(lambda: len(scheduler.pids("others")) == 2 and scheduler.pids("left") and scheduler.pids("pids"))
             scheduler.kill(run_id)
             scheduler.end(run_id)
             living = [*scheduler.pids("others"), *scheduler.pids("left"), stranger.pid]
@@ -151,7 +152,7 @@ class TestKill:
 
     def test_output_is_read_while_trees_are_ended(self, scheduler: "Scheduler") -> None:
         slow = [scheduler.start("trap '' TERM; touch ready; sleep 600") for _ in range(5)]
-        _until((scheduler.work / "ready").exists)
+        until((scheduler.work / "ready").exists)
         for run_id in slow:
             scheduler.kill(run_id, grace=LONG_GRACE)
         assert scheduler.run("head -c 50000000 /dev/zero").output.total_bytes == 50_000_000
@@ -163,7 +164,7 @@ class TestKill:
     def test_many_at_once(self, scheduler: "Scheduler") -> None:
         orders = [scheduler.order("echo $$ >> pids; setsid sleep 600 & wait") for _ in range(100)]
         scheduler.start_all(orders)
-        _until(lambda: len(scheduler.pids("pids")) == 100)
+        until(lambda: len(scheduler.pids("pids")) == 100)
         for order in orders:
             scheduler.kill(order.run_id)
         assert {scheduler.end(order.run_id).cause for order in orders} == {"kill"}
@@ -222,7 +223,7 @@ class TestTimeout:
 class TestSigterm:
     def test_ends_all_trees_and_the_runner(self, scheduler: "Scheduler") -> None:
         run_id = scheduler.start("setsid sleep 600 & echo $! >> pids; echo $$ >> pids; wait")
-        _until(lambda: len(scheduler.pids("pids")) == 2)
+        until(lambda: len(scheduler.pids("pids")) == 2)
         os.kill(scheduler.runner.pid, signal.SIGTERM)
         end = scheduler.end(run_id)
         assert (end.cause, end.reason) == ("kill", "The runner was told to end")
@@ -238,10 +239,3 @@ class TestSigterm:
 
 def _name(command: str) -> str:
     return next(name for name, escape in ESCAPES.items() if escape == command)
-
-
-def _until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)

@@ -24,6 +24,8 @@ from wsp.cron.runner.gates import Ready
 from wsp.cron.runner.server import Server
 from wsp.cron.runner.spawn import Spawner
 
+from .waiting import until
+
 if TYPE_CHECKING:
     from tests.cron.runner.conftest import Scheduler
 
@@ -158,14 +160,14 @@ class TestStandReady:
         scheduler.start_all([changed])
         scheduler.end(order.run_id)
         assert (scheduler.work / "ran").read_text() == "new\n"
-        _until(lambda: scheduler.ready() == [])
+        until(lambda: scheduler.ready() == [])
 
     def test_one_whose_process_was_ended_meanwhile(self, scheduler: "Scheduler") -> None:
         order = scheduler.order("echo ran")
         scheduler.prepare([order])
         (pid,) = scheduler.ready()
         os.kill(pid, signal.SIGKILL)
-        _until(lambda: pid not in scheduler.children())
+        until(lambda: pid not in scheduler.children())
         scheduler.start_all([order])
         assert scheduler.text(scheduler.end(order.run_id)) == "ran\n"
 
@@ -186,22 +188,22 @@ class TestWithoutAStart:
 
     def test_the_scheduler_is_gone(self, scheduler: "Scheduler", pids: list[int]) -> None:
         scheduler.close()
-        _until(lambda: not any(map(scheduler.lives, pids)))
+        until(lambda: not any(map(scheduler.lives, pids)))
         assert scheduler.pids("ran") == []
 
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
     def test_the_runner_is_gone(self, scheduler: "Scheduler", pids: list[int], number: int) -> None:
         os.kill(scheduler.runner.pid, number)
-        _until(lambda: not any(map(scheduler.lives, pids)))
+        until(lambda: not any(map(scheduler.lives, pids)))
         assert scheduler.pids("ran") == []
 
     def test_a_runner_that_is_about_to_go_says_so(self, scheduler: "Scheduler") -> None:
         held_up = scheduler.start("trap '' TERM; echo $$ > up; while :; do sleep 0.1; done", kill_grace_seconds=5.0)
-        _until(lambda: scheduler.pids("up"))
+        until(lambda: scheduler.pids("up"))
         order = scheduler.order("echo $$ >> ran")
         scheduler.prepare([order])
         os.kill(scheduler.runner.pid, signal.SIGTERM)
-        _until(lambda: scheduler.ready() == [])
+        until(lambda: scheduler.ready() == [])
         scheduler.start_all([order])
         assert "told to end" in scheduler.end(order.run_id).trouble
         scheduler.kill(held_up, grace=0)
@@ -278,7 +280,7 @@ class TestLettingGo:
                 pass
         try:
             scheduler.start_all([order])
-            _until(lambda: order.run_id in scheduler.ended)
+            until(lambda: order.run_id in scheduler.ended)
             assert scheduler.ended[order.run_id].exit_code == 0
             assert pid not in scheduler.pids("ran")
         finally:
@@ -323,7 +325,7 @@ class TestForgetting:
         order = scheduler.order("echo $$ >> ran")
         scheduler.prepare([order])
         (pid,) = scheduler.ready()
-        _until(lambda: not scheduler.lives(pid))
+        until(lambda: not scheduler.lives(pid))
         assert scheduler.pids("ran") == []
         scheduler.start_all([order])
         assert scheduler.end(order.run_id).exit_code == 0
@@ -350,7 +352,7 @@ class TestForgetting:
         timer = threading.Timer(0.3, os.kill, (runner, signal.SIGCONT))
         timer.start()
         assert [found.pid for found in new_scheduler().adopt()] == [runner]
-        _until(lambda: not scheduler.lives(pid))
+        until(lambda: not scheduler.lives(pid))
 
 
 def _prepare(server: Server, command: str, count: int) -> None:
@@ -375,10 +377,3 @@ def _outcome(process: tuple[int, int, int]) -> tuple[int, bytes, bytes]:
     with open(out, "rb") as stdout, open(err, "rb") as stderr:
         written = stdout.read(), stderr.read()
     return os.waitpid(pid, 0)[1], *written
-
-
-def _until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)

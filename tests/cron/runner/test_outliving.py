@@ -20,6 +20,8 @@ import pytest
 from wsp.cron.runner import client, protocol
 from wsp.cron.runner.procfs import start_time
 
+from .waiting import until
+
 if TYPE_CHECKING:
     from tests.cron.runner.conftest import Scheduler
 
@@ -94,7 +96,7 @@ class TestAdopt:
         self, victim: Callable[..., tuple[str, int]], new_scheduler: "Callable[[], Scheduler]", work: Path
     ) -> None:
         victim("echo done; sleep 0.3; touch over; exit 6")
-        _until((work / "over").exists)
+        until((work / "over").exists)
         scheduler = new_scheduler()
         (runner,) = scheduler.adopt()
         assert scheduler.end(1).exit_code == 6
@@ -111,7 +113,7 @@ class TestAdopt:
         assert len(second.adopt()) == 1
         assert second.end(run_id) == end
         second.close()
-        _until(lambda: list((second.folder / "runner").iterdir()) == [])  # it has nothing more to say, and ended
+        until(lambda: list((second.folder / "runner").iterdir()) == [])  # it has nothing more to say, and ended
 
     def test_new_orders_are_carried_out(
         self, victim: Callable[..., tuple[str, int]], new_scheduler: "Callable[[], Scheduler]"
@@ -139,14 +141,14 @@ class TestAdopt:
         self, victim: Callable[..., tuple[str, int]], new_scheduler: "Callable[[], Scheduler]", work: Path
     ) -> None:
         runner_id, pid = victim("echo $$ > pids; exec sleep 600")
-        _until((work / "pids").exists)
+        until((work / "pids").exists)
         os.kill(pid, signal.SIGKILL)
         scheduler = new_scheduler()
-        _until(lambda: not scheduler.lives(pid))
+        until(lambda: not scheduler.lives(pid))
         assert (scheduler.folder / "runner" / f"{runner_id}.sock").exists()
         assert scheduler.adopt() == []
         assert list((scheduler.folder / "runner").iterdir()) == []
-        _until(lambda: scheduler.pids("pids"))
+        until(lambda: scheduler.pids("pids"))
         os.kill(scheduler.pids("pids")[0], signal.SIGKILL)
 
     def test_a_long_path(self, tmp_path: Path, work: Path, new_scheduler: "Callable[[], Scheduler]") -> None:
@@ -207,7 +209,7 @@ class TestGone:
     def test_is_told(self, scheduler: "Scheduler") -> None:
         run_id = scheduler.start("echo $$ > pids; exec sleep 600")
         scheduler.begin(run_id)
-        _until(lambda: scheduler.pids("pids"))
+        until(lambda: scheduler.pids("pids"))
         os.kill(scheduler.runner.pid, signal.SIGKILL)
         scheduler.until(lambda: scheduler.gone == [scheduler.runner.id])
         assert set(scheduler.runner.runs) == {run_id}
@@ -217,14 +219,14 @@ class TestGone:
     def test_leaves_no_zombie(self, scheduler: "Scheduler") -> None:
         os.kill(scheduler.runner.pid, signal.SIGKILL)
         scheduler.until(lambda: scheduler.gone)
-        _until(lambda: not Path(f"/proc/{scheduler.runner.pid}").exists())
+        until(lambda: not Path(f"/proc/{scheduler.runner.pid}").exists())
 
     def test_is_no_surprise_after_close(self, new_scheduler: "Callable[[], Scheduler]") -> None:
         scheduler = new_scheduler().launch()
         pid = scheduler.runner.pid
         scheduler.run("true")
         scheduler.close()
-        _until(lambda: not scheduler.lives(pid))
+        until(lambda: not scheduler.lives(pid))
         assert scheduler.gone == []
         assert list((scheduler.folder / "runner").iterdir()) == []
 
@@ -322,9 +324,9 @@ class TestLine:
         ]
         with line:
             line.sendall(json.dumps({"start": orders}).encode() + b'\n{"kill": [1, "", 0]}\n')
-            _until(lambda: len(list(work.iterdir())) == 50)
+            until(lambda: len(list(work.iterdir())) == 50)
         scheduler = new_scheduler()
-        _until(scheduler.adopt)
+        until(scheduler.adopt)
         ends = [scheduler.end(n) for n in [1, *range(10, 60)]]
         assert {end.output.total_bytes for end in ends[1:]} == {60_000}
 
@@ -352,10 +354,3 @@ def _until_ended(messages: "object") -> list[bytes]:
         if b'"ended"' in message:
             break
     return found
-
-
-def _until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)

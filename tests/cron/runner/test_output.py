@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,8 @@ import pytest
 
 from wsp.cron.runner.frames import GAP, STDERR, STDOUT, decode, dropped
 from wsp.cron.runner.spool import Reader
+
+from .waiting import until
 
 if TYPE_CHECKING:
     from tests.cron.runner.conftest import Scheduler
@@ -76,9 +77,9 @@ class TestFiles:
     def test_a_live_reader_sees_it_meanwhile(self, scheduler: "Scheduler") -> None:
         run_id = scheduler.start("echo one; until [ -e go ]; do sleep 0.05; done; echo two >&2; sleep 60")
         reader = Reader(scheduler.outputs, run_id)
-        _until(lambda: reader.read(0) == ([(0, STDOUT, b"one\n")], 4))
+        until(lambda: reader.read(0) == ([(0, STDOUT, b"one\n")], 4))
         (scheduler.work / "go").touch()
-        _until(lambda: reader.read(4) == ([(4, STDERR, b"two\n")], 8))
+        until(lambda: reader.read(4) == ([(4, STDERR, b"two\n")], 8))
         scheduler.kill(run_id, grace=0)
         assert scheduler.text(scheduler.end(run_id)) == "one\ntwo\n"
 
@@ -89,7 +90,7 @@ class TestFiles:
         assert not end.output.in_file
         assert (scheduler.outputs / str(run_id)).exists()  # until then a reader has somewhere to look
         scheduler.acknowledge(run_id)
-        _until(lambda: not (scheduler.outputs / str(run_id)).exists())
+        until(lambda: not (scheduler.outputs / str(run_id)).exists())
 
     def test_a_quick_one_never_has_any(self, scheduler: "Scheduler") -> None:
         scheduler.run("true")
@@ -117,7 +118,7 @@ class TestSecrets:
             "yes hunter2 | head -n 50000; sleep 60", max_output_bytes=MEBIBYTE, secrets=("hunter2",)
         )
         reader = Reader(scheduler.outputs, run_id)
-        _until(lambda: reader.read(0, MEBIBYTE)[1] == 4 * 50_000)
+        until(lambda: reader.read(0, MEBIBYTE)[1] == 4 * 50_000)
         written = b"".join(path.read_bytes() for path in (scheduler.outputs / str(run_id)).iterdir())
         assert b"hunter" not in written
         scheduler.kill(run_id, grace=0)
@@ -190,10 +191,3 @@ class TestFullDisk:
         assert scheduler.text(end).endswith("\nlast\n")
         short = scheduler.run("echo short; sleep 0.5; echo end")
         assert (scheduler.text(short), short.output.trouble) == ("short\nend\n", "")
-
-
-def _until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)

@@ -17,6 +17,8 @@ from wsp.cron.runner.frames import STDERR, STDOUT, decode
 from wsp.cron.runner.procfs import run_limit, start_time
 from wsp.cron.runner.spawn import CannotStart, _become
 
+from .waiting import until
+
 if TYPE_CHECKING:
     from tests.cron.runner.conftest import Scheduler
 
@@ -283,7 +285,7 @@ class TestOtherAccounts:
             "env -i setsid sh -c 'echo $$ >> pids; sleep 60 & echo $! >> pids; wait' & echo $$ >> pids; wait",
             user=account,
         )
-        _until(lambda: len(either.pids("pids")) == 3)
+        until(lambda: len(either.pids("pids")) == 3)
         pids = either.pids("pids")
         either.kill(run_id)
         assert either.end(run_id).cause == "kill"
@@ -298,10 +300,3 @@ def test_only_root_can_use_other_accounts(monkeypatch: pytest.MonkeyPatch) -> No
 
 def _fds(scheduler: "Scheduler") -> list[str]:
     return os.listdir(f"/proc/{scheduler.runner.pid}/fd")
-
-
-def _until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)

@@ -108,9 +108,8 @@ class Mailer:
         settings, host = self._settings, mail.one_line(node_name())
         sender = settings.smtp_from or f"wsp@{host}"
         # The same with every attempt: whoever gets a mail twice can see that it is one.
-        message_id = (
-            f"<wsp-{taken.notice_id}-{taken.created_at:%Y%m%d%H%M%S%f}@{parseaddr(sender)[1].rpartition('@')[2]}>"
-        )
+        domain = parseaddr(sender)[1].rpartition("@")[2]
+        message_id = f"<wsp-{taken.notice_id}-{taken.created_at:%Y%m%d%H%M%S%f}@{domain}>"
         try:
             message = mail.compose(taken.recipient, sender, taken.text, taken.created_at, message_id)
         except ValueError as error:

@@ -216,7 +216,7 @@ class Server:
         return wanted in self._runs or wanted in self._ended or wanted in self._orders
 
     def _prepare(self, fields: object) -> None:
-        """Make ready for an order. What is wrong with it, if anything is, is told when it is to be started."""
+        """Make ready for an order. One that makes no sense is none: its start would have to say it all."""
         try:
             command = Command(fields if isinstance(fields, dict) else {})
         except ValueError as error:
