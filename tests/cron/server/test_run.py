@@ -126,10 +126,11 @@ def runner_of(runner_id: str) -> int:
     raise AssertionError(f"no runner {runner_id}")
 
 
-def noted(jobs: JobStore) -> dict[str, str]:
+def noted_runners(jobs: JobStore) -> dict[str, str]:
     """Which runners the schedulers have written down."""
     with jobs.database.reading() as session:
-        return {state.name: state.value for state in session.scalars(select(CronState))}
+        states = session.scalars(select(CronState).where(CronState.name.startswith("runners:")))
+        return {state.name: state.value for state in states}
 
 
 def soon(seconds: float = 1.0) -> datetime:
@@ -420,7 +421,8 @@ class TestCrash:
         self, jobs: JobStore, launch: Launch, until: Until, tmp_path: Path
     ) -> None:
         process = launch()
-        [runner_id] = [value for name, value in noted(jobs).items() if name.startswith("runners:")]
+        until(lambda: noted_runners(jobs))  # started beside the jobs, and perhaps not there yet
+        [runner_id] = noted_runners(jobs).values()
         process.kill()
         process.wait()
         assert psutil.Process(runner_of(runner_id)).is_running()  # it has nothing to do, and waits
@@ -492,7 +494,7 @@ class TestCrash:
         until(lambda: jobs.runs(ahead)[0].service_id == "")  # its time had not come: it waits again
         assert jobs.runs(ahead)[0].status == "queued"
         until(lambda: jobs.runs(unseen)[0].status == "succeeded")  # its scheduler never had a runner
-        until(lambda: "runners:dead" not in noted(jobs))
+        until(lambda: "runners:dead" not in noted_runners(jobs))
 
     def test_a_missed_tick_runs_late_after_the_lost_run_was_seen_to(
         self, jobs: JobStore, launch: Launch, until: Until
