@@ -15,7 +15,7 @@ StartServer = Callable[..., Server]
 
 def assert_refused(server: Server, *words: str) -> None:
     """It ended by itself with 1 and said so in one line."""
-    assert server.process.wait(timeout=30) == 1
+    assert server.process.wait(timeout=90) == 1
     said = [line for line in server.log().splitlines() if line.startswith("wsp: ")]
     assert len(said) == 1, server.log()
     for word in words:

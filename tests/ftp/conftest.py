@@ -30,8 +30,8 @@ WALKING = """
 from wsp.ftp.jail import Jail
 Jail.use_openat2 = False
 """
-START_SECONDS = 20.0
-WAIT_SECONDS = 15.0
+START_SECONDS = 60.0
+WAIT_SECONDS = 60.0
 ENTRY = """
 from wsp.settings import load_settings
 from wsp.logs import configure_logging

@@ -121,7 +121,8 @@ class TestComplete:
         add_jobs(database, MANY_JOBS)
         with database.transaction() as session:
             now = utc_now()
-            session.add(ServiceRow(id="me", node="here", kind="cron", pid=1, started_at=now, heartbeat_at=now))
+            for_long = now + timedelta(hours=1)
+            session.add(ServiceRow(id="me", node="here", kind="cron", pid=1, started_at=now, heartbeat_at=for_long))
         zone = app.state.wsp.zone
         with database.reading() as session:
             jobs = session.scalars(select(CronJob).order_by(CronJob.id)).all()

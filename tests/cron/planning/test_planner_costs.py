@@ -230,9 +230,8 @@ class TestManyOthersCostNothing:
         """Of a job with a long log."""
         job_id = jobs.add(next_run_at=None)
         with jobs.database.transaction() as session:
-            session.add(
-                ServiceRow(id="me", node="here", kind="cron", pid=1, started_at=utc_now(), heartbeat_at=utc_now())
-            )
+            now, for_long = utc_now(), utc_now() + timedelta(hours=1)
+            session.add(ServiceRow(id="me", node="here", kind="cron", pid=1, started_at=now, heartbeat_at=for_long))
 
         def step(session: Session) -> None:
             assert manual.request_run(session, None, job_id, requested_by="admin").id

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(folder: Path, leave: int = 0) -> Path:
-    """Take all the room there is, but for so many bytes."""
-    room = os.statvfs(folder)
-    with (folder / "filler").open("wb") as filler:
-        filler.write(b"\0" * (room.f_bavail * room.f_frsize - leave))
-    return folder / "filler"
+def fill(folder: Path) -> Path:
+    """Take all the room there is."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:  # until it is refused: others may write there meanwhile
+            file.write(b"\0" * 65536)
+    return filler
 
 
 class TestFilesRoot:

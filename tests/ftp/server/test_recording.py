@@ -351,7 +351,7 @@ class TestStoreAway:
         account = running.account()
         put(connect(running, account), "f", b"x")
         running.processes[0].send_signal(signal.SIGTERM)
-        assert running.processes[0].wait(20) == 0
+        assert running.processes[0].wait(60) == 0
         assert [row.path for row in store_of.transfers(account.username)] == ["/f"]
         last = store_of.last(account.username)
         assert last is not None
@@ -395,7 +395,7 @@ class TestXferlog:
     @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
     def test_a_file_that_cannot_be_written_is_one_line_at_the_start(self, new_server: Any, store: str) -> None:
         server = new_server(WSP_FTP_XFERLOG="/proc/nope/xferlog")
-        assert server.spawn().wait(20) == 1
+        assert server.spawn().wait(60) == 1
         (line,) = server.log.splitlines()
         assert line.startswith("WSP_FTP_XFERLOG: cannot write /proc/nope/xferlog (No such file or directory); ")
 
