@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, text, update
 
 from wsp.auth.models import User
 from wsp.cron.models import CronJob, Follows, JobRun, Maintenance, Pause
@@ -136,6 +136,12 @@ class JobStore:
         with self.database.transaction() as session:
             session.add(run)
         return run.id
+
+    def somebody_waits(self) -> bool:
+        """Does a transaction wait for another one's? On PostgreSQL."""
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        with self.database.reading() as session:
+            return session.scalar(text(waiting)) is not None
 
 
 @dataclass
