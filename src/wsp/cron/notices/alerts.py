@@ -17,6 +17,7 @@ from wsp.cron.notices.mail import Unusual
 from wsp.cron.notices.outbox import Kind, Owed
 from wsp.cron.planning.work import End, Job, PlannedRun
 from wsp.cron.policy import Policy
+from wsp.cron.schedule.zones import zone_for
 from wsp.owners import OWNERS
 from wsp.settings import Settings
 from wsp.webhooks.service import Listeners
@@ -69,7 +70,7 @@ def on_ends(session: Session, settings: Settings, ends: Sequence[End], now: date
         if kind:
             text = mail.about_end(
                 end,
-                mail.zone_for(row.timezone, settings.zone),
+                zone_for(row.timezone, settings.zone),
                 settings.public_url,
                 failures=count,
                 recovered=bool(alarm),
