@@ -237,6 +237,7 @@ class FakeRunner:
     def __init__(self, runner_id: str) -> None:
         self.id = runner_id
         self.prepared: list[int] = []
+        self.dropped: list[int] = []
         self.calls: list[list[int]] = []
         self.orders: dict[int, Order] = {}
         self.kept: dict[int, Ended | None] = {}  # those not acknowledged, and their ends
@@ -274,6 +275,9 @@ class FakeRunner:
 
     def prepare(self, orders: Sequence[Order]) -> None:
         self.prepared += [order.run_id for order in orders]
+
+    def drop(self, run_ids: Sequence[int]) -> None:
+        self.dropped += [run_id for run_id in run_ids if run_id not in self.orders]
 
     def start(self, orders: Sequence[Order]) -> None:
         now = time.time()

@@ -320,6 +320,19 @@ class TestLettingGo:
 
 
 class TestForgetting:
+    def test_at_once_when_it_is_dropped(self, scheduler: "Scheduler", monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(client, "PREPARED_SECONDS", 3600.0)
+        dropped, kept = scheduler.order("echo $$ >> ran"), scheduler.order("echo $$ >> ran")
+        scheduler.prepare([dropped])
+        (gone,) = scheduler.ready()
+        scheduler.prepare([kept])
+        scheduler.drop([dropped.run_id])
+        until(lambda: not scheduler.lives(gone))
+        scheduler.start_all([kept, dropped])
+        assert [scheduler.end(each.run_id).trouble for each in (kept, dropped)] == ["", ""]
+        assert gone not in scheduler.pids("ran")
+        assert len(scheduler.pids("ran")) == 2
+
     def test_when_it_was_not_started_for_a_while(self, scheduler: "Scheduler", monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(client, "PREPARED_SECONDS", 0.2)
         order = scheduler.order("echo $$ >> ran")
