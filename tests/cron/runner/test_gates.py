@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import resource
 import select
 import signal
 import threading
@@ -135,6 +136,19 @@ class TestStandReady:
         for order in orders:
             assert scheduler.end(order.run_id).exit_code == 0
         assert len(set(scheduler.pids("ran"))) == len(orders)
+
+    def test_gives_way_to_what_is_due_now(self, scheduler: "Scheduler") -> None:
+        pid = scheduler.runner.pid
+        limit = len(os.listdir(f"/proc/{pid}/fd")) + 30
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+        expected = [scheduler.order("echo ran") for _ in range(20)]
+        scheduler.prepare(expected, ready=8)  # each keeps three, and takes seven to be made
+        due = [scheduler.start("exec sleep 600") for _ in range(6)]
+        scheduler.until(lambda: all(run_id in scheduler.started or run_id in scheduler.ended for run_id in due))
+        assert scheduler.ended == {}
+        assert scheduler.ready() != []  # no more than had to
+        scheduler.start_all(expected[:2])
+        assert [scheduler.text(scheduler.end(order.run_id)) for order in expected[:2]] == ["ran\n"] * 2
 
     def test_another_shell_starts_as_ever(self, scheduler: "Scheduler") -> None:
         order = scheduler.order("echo $BASH_VERSION$PWD", shell="/bin/bash")
