@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, text, update
 
 from wsp.auth.models import User
 from wsp.cron.models import CronJob, Follows, JobRun, Maintenance, Pause
@@ -137,6 +137,12 @@ class JobStore:
             session.add(run)
         return run.id
 
+    def somebody_waits(self) -> bool:
+        """Does a transaction wait for another one's? On PostgreSQL."""
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        with self.database.reading() as session:
+            return session.scalar(text(waiting)) is not None
+
 
 @dataclass
 class Planning:
@@ -231,6 +237,7 @@ class FakeRunner:
     def __init__(self, runner_id: str) -> None:
         self.id = runner_id
         self.prepared: list[int] = []
+        self.dropped: list[int] = []
         self.calls: list[list[int]] = []
         self.orders: dict[int, Order] = {}
         self.kept: dict[int, Ended | None] = {}  # those not acknowledged, and their ends
@@ -268,6 +275,9 @@ class FakeRunner:
 
     def prepare(self, orders: Sequence[Order]) -> None:
         self.prepared += [order.run_id for order in orders]
+
+    def drop(self, run_ids: Sequence[int]) -> None:
+        self.dropped += [run_id for run_id in run_ids if run_id not in self.orders]
 
     def start(self, orders: Sequence[Order]) -> None:
         now = time.time()

@@ -1,9 +1,13 @@
 """Runs that are asked for, pauses, maintenance windows, and what answers say of the next tick, on both stores."""
 
+from __future__ import annotations
+
 import re
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -19,8 +23,12 @@ from wsp.errors import Conflict, Forbidden, Invalid, NotFound, Unavailable, WspE
 from wsp.heartbeat import ServiceRow
 from wsp.paging import Page
 
+if TYPE_CHECKING:
+    from tests.cron.conftest import JobStore
+
 UTC_ZONE = ZoneInfo("UTC")
 HOUR = timedelta(hours=1)
+DEADLINE_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -182,6 +190,24 @@ class TestPause:
         assert look() is None
         with database.transaction() as session:
             control.resume(session, owner)  # is no mistake
+
+    def test_two_first_ones_at_once_both_succeed(
+        self, database: Database, jobs: JobStore, owner: str, until: Callable[..., None]
+    ) -> None:
+        if database.is_sqlite:
+            pytest.skip("SQLite lets one writer in at a time")
+
+        def pause(reason: str) -> Any:
+            with database.transaction() as session:
+                return control.pause(session, owner, until=None, reason=reason)
+
+        with ThreadPoolExecutor(1) as pool:
+            with database.transaction() as session:
+                first = control.pause(session, owner, until=None, reason="a")
+                second = pool.submit(pause, "b")
+                until(jobs.somebody_waits)
+            paused = second.result(DEADLINE_SECONDS)
+        assert (paused.paused_at, paused.reason) == (first.paused_at, "b")
 
     def test_of_nobody_is_refused(self, database: Database) -> None:
         with database.transaction() as session:

@@ -5,7 +5,8 @@ The planner looks at these rows with each tick; nothing has to be armed anew.
 
 from datetime import datetime
 
-from sqlalchemy import or_, select
+from sqlalchemy import case, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from wsp.cron.models import Maintenance, Pause
@@ -26,16 +27,13 @@ def pause(session: Session, owner: str, *, until: datetime | None, reason: str) 
     """
     require_owner(session, owner)
     now = utc_now()
-    paused = session.get(Pause, owner, with_for_update=True)
-    if paused is None:
-        paused = Pause(owner=owner, paused_at=now, until=until, reason=reason)
-        session.add(paused)
-    else:
-        if not _holds(paused, now):
-            paused.paused_at = now
-        paused.until, paused.reason = until, reason
-    session.flush()
-    return paused
+    # In one statement: of two that find no pause at the same moment, the second would fail.
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    statement = insert(Pause).values(owner=owner, paused_at=now, until=until, reason=reason)
+    holds = or_(Pause.until.is_(None), Pause.until > now)
+    set_ = {"paused_at": case((holds, Pause.paused_at), else_=now), "until": until, "reason": reason}
+    upsert = statement.on_conflict_do_update(index_elements=[Pause.owner], set_=set_).returning(Pause)
+    return session.scalars(upsert, execution_options={"populate_existing": True}).one()
 
 
 def resume(session: Session, owner: str) -> None:

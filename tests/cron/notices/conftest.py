@@ -7,7 +7,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from pathlib import Path
@@ -102,13 +102,16 @@ class Books:
 
     def record(self, ends: Sequence[End], now: datetime | None = None) -> None:
         """What the scheduler does with ends."""
+        told = []
         with self.database.transaction() as session:
             for end in ends:
                 if end.result.status == "skipped" or end.will_retry:
+                    told.append(end)
                     continue
                 failures = 0 if end.result.ok else CronJob.failures_in_row + 1
-                session.execute(update(CronJob).where(CronJob.id == end.run.job.id).values(failures_in_row=failures))
-            on_ends(session, self.settings, ends, now or self.now)
+                change = update(CronJob).where(CronJob.id == end.run.job.id).values(failures_in_row=failures)
+                told.append(replace(end, failures=session.scalar(change.returning(CronJob.failures_in_row))))
+            on_ends(session, self.settings, told, now or self.now)
 
     def notices(self, **values: Any) -> list[Notice]:
         """Mails, oldest first."""

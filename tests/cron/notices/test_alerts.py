@@ -116,6 +116,17 @@ class TestAlerts:
         books.end(job, "failed", "failed", "failed")
         assert books.kinds()[4:] == ["failure", "failure"]
 
+    @pytest.mark.parametrize(("before", "alerts"), [(1, 0), (2, 1), (4, 0), (5, 1)])
+    def test_counts_a_failure_that_is_recorded_with_the_success_after_it(
+        self, books: Any, before: int, alerts: int
+    ) -> None:
+        job = books.job(policy={"alert_on": ("nth_failure",), "alert_every": 3})
+        for _ in range(before):
+            books.end(job, "failed")
+        told = len(books.kinds())
+        books.end(job, "failed", "succeeded")
+        assert len(books.kinds()) == told + alerts
+
     @pytest.mark.parametrize("wanted", ["first_failure", "nth_failure", "recovery"])
     def test_replace_the_mail_of_each_run(self, job_of: Any, wanted: str) -> None:
         job = job_of(email_on_complete="a@b.c", email_on_error=True, policy={"alert_on": (wanted,)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -21,6 +23,7 @@ SECOND = timedelta(seconds=1)
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
+DEADLINE_SECONDS = 60.0
 
 
 class TestArm:
@@ -231,6 +234,17 @@ class TestWhatAStartCallsFor:
         assert self.wanted(jobs, ZoneInfo("Asia/Tokyo")) == "zone"
         self.remember(jobs, ZoneInfo("Asia/Tokyo"))
         assert self.wanted(jobs, ZoneInfo("Asia/Tokyo")) is None
+
+    def test_two_first_schedulers_at_once(self, jobs: JobStore, until: Callable[..., None]) -> None:
+        if jobs.database.is_sqlite:
+            pytest.skip("SQLite lets one writer in at a time")
+        with ThreadPoolExecutor(1) as pool:
+            with jobs.database.transaction() as session:
+                arming.remember_zone(session, self.ZONE)
+                second = pool.submit(self.remember, jobs)
+                until(jobs.somebody_waits)
+            second.result(DEADLINE_SECONDS)
+        assert self.wanted(jobs) is None
 
     def test_other_rules(self, jobs: JobStore) -> None:
         with jobs.database.transaction() as session:

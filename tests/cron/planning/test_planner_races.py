@@ -98,17 +98,12 @@ class TestLocks:
                 session.execute(text("SELECT id FROM cron_jobs WHERE id = :id FOR UPDATE"), {"id": job_id})
                 settling = pool.submit(planning.settle, [run], NOON)
                 deadline = time.monotonic() + DEADLINE_SECONDS
-                while not self.somebody_waits(jobs):
+                while not jobs.somebody_waits():
                     assert time.monotonic() < deadline
                     time.sleep(0.01)
                 session.execute(text("SELECT id FROM cron_runs WHERE id = :id FOR UPDATE NOWAIT"), {"id": run_id})
                 session.execute(text("DELETE FROM cron_jobs WHERE id = :id"), {"id": job_id})
             assert list(settling.result(DEADLINE_SECONDS).runs) == []
-
-    def somebody_waits(self, jobs: JobStore) -> bool:
-        waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        with jobs.database.reading() as session:
-            return session.scalar(text(waiting)) is not None
 
 
 class TestQueue:

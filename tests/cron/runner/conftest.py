@@ -80,6 +80,10 @@ class Scheduler:
         self._loop.call_soon_threadsafe(lambda: runner.prepare(orders))
         until(lambda: len(self.ready()) >= wanted)
 
+    def drop(self, run_ids: Sequence[int]) -> None:
+        runner = self.runner
+        self._loop.call_soon_threadsafe(lambda: runner.drop(run_ids))
+
     def ready(self) -> list[int]:
         """The processes that wait for their start."""
         return [pid for pid in self.children() if b"read -r WSP_GATE" in _command_line(pid)]

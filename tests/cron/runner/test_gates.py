@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import resource
 import select
 import signal
 import threading
@@ -135,6 +136,19 @@ class TestStandReady:
         for order in orders:
             assert scheduler.end(order.run_id).exit_code == 0
         assert len(set(scheduler.pids("ran"))) == len(orders)
+
+    def test_gives_way_to_what_is_due_now(self, scheduler: "Scheduler") -> None:
+        pid = scheduler.runner.pid
+        limit = len(os.listdir(f"/proc/{pid}/fd")) + 30
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, limit))
+        expected = [scheduler.order("echo ran") for _ in range(20)]
+        scheduler.prepare(expected, ready=8)  # each keeps three, and takes seven to be made
+        due = [scheduler.start("exec sleep 600") for _ in range(6)]
+        scheduler.until(lambda: all(run_id in scheduler.started or run_id in scheduler.ended for run_id in due))
+        assert scheduler.ended == {}
+        assert scheduler.ready() != []  # no more than had to
+        scheduler.start_all(expected[:2])
+        assert [scheduler.text(scheduler.end(order.run_id)) for order in expected[:2]] == ["ran\n"] * 2
 
     def test_another_shell_starts_as_ever(self, scheduler: "Scheduler") -> None:
         order = scheduler.order("echo $BASH_VERSION$PWD", shell="/bin/bash")
@@ -320,6 +334,19 @@ class TestLettingGo:
 
 
 class TestForgetting:
+    def test_at_once_when_it_is_dropped(self, scheduler: "Scheduler", monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(client, "PREPARED_SECONDS", 3600.0)
+        dropped, kept = scheduler.order("echo $$ >> ran"), scheduler.order("echo $$ >> ran")
+        scheduler.prepare([dropped])
+        (gone,) = scheduler.ready()
+        scheduler.prepare([kept])
+        scheduler.drop([dropped.run_id])
+        until(lambda: not scheduler.lives(gone))
+        scheduler.start_all([kept, dropped])
+        assert [scheduler.end(each.run_id).trouble for each in (kept, dropped)] == ["", ""]
+        assert gone not in scheduler.pids("ran")
+        assert len(scheduler.pids("ran")) == 2
+
     def test_when_it_was_not_started_for_a_while(self, scheduler: "Scheduler", monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(client, "PREPARED_SECONDS", 0.2)
         order = scheduler.order("echo $$ >> ran")

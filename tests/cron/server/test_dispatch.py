@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -200,6 +201,20 @@ class TestRefreshed:
         asyncio.run(main())
         assert desk.runner.orders.keys() == {changed.run_id}
         assert desk.runner.orders[changed.run_id].command == "sleep 1"
+
+    def test_nothing_stands_ready_for_what_is_not_going_to_start(self, desk: Desk, eventually: Eventually) -> None:
+        changed, gone, killed, kept = (desk.claimed(after=60) for _ in range(4))
+
+        async def main() -> None:
+            async with working(desk) as dispatcher:
+                await eventually(lambda: dispatcher._runners.primary)
+                dispatcher.submit([changed, gone, killed, kept])
+                await eventually(lambda: len(desk.runner.prepared) == 4)
+                dispatcher.refreshed({changed.run_id: replace(changed, contended=True), gone.run_id: None})
+                dispatcher.kill(killed.run_id, "Killed by admin")
+                assert desk.runner.dropped == [changed.run_id, gone.run_id, killed.run_id]
+
+        asyncio.run(main())
 
 
 class TestOverlap:

@@ -130,6 +130,18 @@ class TestRecordEnds:
         end(jobs, (claimed(jobs, job_id, NOON + 2 * SECOND), job_id, result()))
         assert jobs.job(job_id).failures_in_row == 0
 
+    def test_each_end_says_how_many_failures_it_makes(self, jobs: JobStore) -> None:
+        job_id = jobs.add(failures_in_row=4)
+        statuses = ("failed", "failed", "succeeded", "failed")
+        closings = [
+            Closing(End(planned(claimed(jobs, job_id, NOON + n * SECOND), job_id), result(status=status)), "me")
+            for n, status in enumerate(statuses)
+        ]
+        with jobs.database.transaction() as session:
+            ends = record_ends(session, closings, lambda run, _result: run is closings[0].end.run)
+        assert [each.failures for each in ends] == [4, 5, 0, 1]  # the first one is tried again
+        assert jobs.job(job_id).failures_in_row == 1
+
     def test_a_success_puts_the_alarm_off(self, jobs: JobStore) -> None:
         watched = jobs.add(policy={"expect_every": 60, "grace_seconds": 5})
         disabled = jobs.add(policy={"expect_every": 60}, enabled=False)

@@ -6,15 +6,18 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
+from wsp.auth.models import ApiKey
+from wsp.auth.service import change_user, hash_key
 from wsp.cron.models import CronJob, JobRun
 from wsp.cron.runner import spool
 from wsp.cron.runner.frames import STDERR, STDOUT, encode, gap
@@ -461,6 +464,28 @@ class TestStream:
         ):
             answer = job.get(f"/runs/{run}/stream", **options)
             assert (answer.status_code, answer.json()["details"][0]["field"]) == (400, name)
+
+    def test_ends_when_the_caller_may_look_on_no_more(
+        self, job: Job, make_job: Callable[[Any], Job], make_caller: Callable[..., Any], store_of_server: Database
+    ) -> None:
+        demoted, revoked, expired = (make_caller(role="admin") for _ in range(3))
+        own = make_job(demoted)
+        own_run, run = own.going_on(), job.going_on()
+        with ExitStack() as opened:
+            kept = opened.enter_context(own.stream(own_run))
+            streams = [
+                opened.enter_context(replace(job, caller=caller).stream(run)) for caller in (demoted, revoked, expired)
+            ]
+            for stream in (kept, *streams):
+                assert stream.take(1) == [Event("status", {"status": "running"})]
+            of_revoked, of_expired = (ApiKey.key_hash == hash_key(caller.secret) for caller in (revoked, expired))
+            with store_of_server.transaction() as session:
+                change_user(session, demoted.username, role="user")
+                session.execute(delete(ApiKey).where(of_revoked))
+                session.execute(update(ApiKey).where(of_expired).values(expires_at=utc_now()))
+            assert [list(stream) for stream in streams] == [[]] * 3
+            own.set(own_run, status="succeeded")
+            assert [event.name for event in kept] == ["end"]
 
     def test_many_watchers_leave_room_for_others(self, job: Job) -> None:
         run = job.going_on()

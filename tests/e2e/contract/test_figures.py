@@ -7,7 +7,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from wsp.cron.models import JobRun
+from wsp.cron.models import CronJob, JobRun
 from wsp.database import Database, utc_now
 
 pytestmark = pytest.mark.e2e
@@ -42,6 +42,19 @@ class TestStats:
         assert body["last_failures"][0]["reason"] == "too slow"
         assert sum(day["runs"] for day in body["by_day"]) == 2
         assert body["complete"] is True
+
+    def test_of_a_job_whose_zone_is_known_no_more_have_the_days_of_the_server(
+        self, ann: Any, store_of_server: Database
+    ) -> None:
+        job = ann("POST", "/cronjobs/", JOB | {"timezone": "Europe/Berlin"}).json()["id"]
+        with store_of_server.transaction() as session:
+            session.get_one(CronJob, job).timezone = "No/Where"
+            session.add(JobRun(job_id=job, scheduled_for=utc_now(), trigger="schedule", status="failed"))
+        body = ann("GET", f"/cronjobs/{job}/stats").json()
+        assert [day["date"] for day in body["by_day"]] == [body["last_failures"][0]["scheduled_for"][:10]]
+        for path in ("/cronjobs/", f"/cronjobs/{job}", f"/cronjobs/{job}/logs", "/cronjobs/export"):
+            assert ann("GET", path).status_code == 200
+        assert ann("PUT", f"/cronjobs/{job}", {"name": "renamed"}).json()["timezone"] == "No/Where"
 
     @pytest.mark.parametrize("days", ["0", "367", "many"])
     def test_refuse_a_wrong_number_of_days(self, ann: Any, days: str) -> None:

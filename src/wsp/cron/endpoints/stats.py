@@ -1,13 +1,13 @@
 """`/api/v1/cronjobs/{id}/stats`: how a job has been doing."""
 
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 from fastapi import Path, Query
 
 from wsp.auth.dependencies import Principal, caller
 from wsp.cron import service
 from wsp.cron.history import stats
+from wsp.cron.schedule.zones import zone_for
 from wsp.cron.schemas.stats import JobStats
 from wsp.database import utc_now
 from wsp.rest.answers import failures
@@ -31,5 +31,5 @@ def get_stats(
 ) -> JobStats:
     """Success rate, durations, lateness and last failures, in all and by day, from the runs that the log still has."""
     job = service.get_job(session, caller.sees_owner, id)
-    job_zone = ZoneInfo(job.timezone) if job.timezone else zone
+    job_zone = zone_for(job.timezone, zone)
     return JobStats.of(job.id, stats.of_job(session, job.id, utc_now(), days=days, zone=job_zone), zone, job_zone)

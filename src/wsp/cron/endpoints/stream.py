@@ -19,7 +19,7 @@ from wsp.errors import WspError
 
 RETRY_MILLISECONDS = 2000
 HEARTBEAT_SECONDS = 15.0  # what is silent for longer is closed by proxies, by many after 60
-RECHECK_SECONDS = 30.0
+RECHECK_SECONDS = 5.0  # how long somebody who may not any more still looks on
 EVENT_BYTES = 64 * 1024
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the latter is nginx's, and many others' by now
 
@@ -38,11 +38,14 @@ async def events(
     """
     yield format_sse_event(retry=RETRY_MILLISECONDS)
     shown = seen = None
-    checked = time.monotonic()
+    checked = told = time.monotonic()
     with watching.watch(run_id) as watcher, suppress(WspError, SQLAlchemyError):
         output, run = await watching.on_thread(load)
         while not watching.ending.is_set():
             watcher.news.clear()
+            if time.monotonic() - checked >= RECHECK_SECONDS:
+                await recheck()
+                checked = time.monotonic()
             if watcher.status is not None and watcher.status != seen:
                 seen = watcher.status
                 if seen == GONE:
@@ -55,10 +58,8 @@ async def events(
             pieces = await watching.on_thread(partial(output.following, decoder.place))
             for event in _output(pieces, decoder):
                 yield event
-            if time.monotonic() - checked > RECHECK_SECONDS:
-                await recheck()
-                checked = time.monotonic()
             if pieces:
+                told = time.monotonic()
                 continue
             if run.status in ENDED:
                 for stream, text in decoder.rest():
@@ -66,9 +67,11 @@ async def events(
                 yield format_sse_event(event="end", data_str=run.model_dump_json())
                 return
             try:
-                await asyncio.wait_for(watcher.news.wait(), HEARTBEAT_SECONDS)
+                await asyncio.wait_for(watcher.news.wait(), RECHECK_SECONDS)
             except TimeoutError:
-                yield format_sse_event(comment="still there")
+                if time.monotonic() - told >= HEARTBEAT_SECONDS:
+                    yield format_sse_event(comment="still there")
+                    told = time.monotonic()
 
 
 def _output(pieces: Sequence[Piece], decoder: Decoder) -> Iterator[bytes]:

@@ -1,7 +1,7 @@
 """Who is told of starts and ends of runs: mails and webhooks, written down in the transaction that records them."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,6 +17,7 @@ from wsp.cron.notices.mail import Unusual
 from wsp.cron.notices.outbox import Kind, Owed
 from wsp.cron.planning.work import End, Job, PlannedRun
 from wsp.cron.policy import Policy
+from wsp.cron.schedule.zones import zone_for
 from wsp.owners import OWNERS
 from wsp.settings import Settings
 from wsp.webhooks.service import Listeners
@@ -40,7 +41,7 @@ def on_starts(session: Session, settings: Settings, runs: Sequence[PlannedRun], 
 def on_ends(session: Session, settings: Settings, ends: Sequence[End], now: datetime) -> None:
     """Tell of runs that are over, skipped ones too. Cheap when nobody wants to know. Call after their rows are set.
 
-    A job's `failures_in_row` and `expect_by` are taken to be those after the last of `ends`.
+    Where the ends do not say how many failures they make, a job's `failures_in_row` is taken to be that after the last.
     """
     listeners = Listeners(session, {end.run.job.owner for end in ends})
     final = [end for end in ends if end.is_last_word]
@@ -69,7 +70,7 @@ def on_ends(session: Session, settings: Settings, ends: Sequence[End], now: date
         if kind:
             text = mail.about_end(
                 end,
-                mail.zone_for(row.timezone, settings.zone),
+                zone_for(row.timezone, settings.zone),
                 settings.public_url,
                 failures=count,
                 recovered=bool(alarm),
@@ -211,20 +212,17 @@ def _as_of_now(end: End, row: Row[Any]) -> End:
     return replace(end, run=replace(end.run, job=job))
 
 
-def _failures(ends: Iterable[End], jobs: dict[int, Row[Any]]) -> dict[int, int]:
-    """How many failures in a row each failed run makes, by run, counted back from what the jobs' rows say now."""
-    of_job: dict[int, list[End]] = defaultdict(list)
-    for end in ends:
-        of_job[end.run.job.id].append(end)
+def _failures(ends: Sequence[End], jobs: dict[int, Row[Any]]) -> dict[int, int]:
+    """How many failures in a row each failed run makes, by run."""
+    left = Counter(end.run.job.id for end in ends)
     made = {}
-    for job_id, row in jobs.items():
-        results = [end.result.ok for end in of_job[job_id]]
-        # How many there were before a success, nobody knows any more: at least one, when it was failing.
-        count = bool(row.alarm == FAILING) if any(results) else max(0, row.failures_in_row - len(results))
-        for end in of_job[job_id]:
-            count = 0 if end.result.ok else count + 1
-            if count:
-                made[end.run.run_id] = count
+    for end in ends:
+        left[end.run.job.id] -= 1
+        row = jobs.get(end.run.job.id)
+        if row is not None and not end.result.ok:
+            # Ends that do not say it are of runs that never started: there is no success among them.
+            counted_back = max(1, row.failures_in_row - left[end.run.job.id])
+            made[end.run.run_id] = counted_back if end.failures is None else end.failures
     return made
 
 

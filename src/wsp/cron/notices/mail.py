@@ -17,7 +17,6 @@ from wsp.cron.models import SKIPPED, SUCCEEDED
 from wsp.cron.planning.work import End, Job, Result
 from wsp.cron.runner.frames import readable
 from wsp.cron.runner.orders import Output
-from wsp.cron.schedule.zones import zone_of
 from wsp.heartbeat import node_name
 
 BODY_CHARACTERS = 10_000  # of the end of the output: the log has the rest
@@ -174,14 +173,6 @@ def _address(recipient: str) -> Address:
         host = validate_email(f"x@{host}", check_deliverability=False, globally_deliverable=False).ascii_domain
     # `Address` refuses to read a name of other letters, which is fine where the mail server has SMTPUTF8 (RFC 6531).
     return Address(addr_spec=f"{name}@{host}") if name.isascii() else Address(username=name, domain=host)
-
-
-def zone_for(name: str, server: ZoneInfo) -> ZoneInfo:
-    """The zone of a job's times; the server's when it has none, or one that this machine does not know any more."""
-    try:
-        return zone_of(name, server)
-    except ValueError:
-        return server
 
 
 def shown(instant: datetime | None, zone: ZoneInfo) -> str:

@@ -18,6 +18,7 @@ from wsp.cron import service
 from wsp.cron.models import CronJob, Notice
 from wsp.cron.notices import mail
 from wsp.cron.notices.mail import Text
+from wsp.cron.schedule.zones import zone_for
 from wsp.heartbeat import node_name
 from wsp.paging import Page, fetch, matching
 from wsp.settings import Settings
@@ -245,7 +246,7 @@ def _summed_up(session: Session, summary: Notice, zone: ZoneInfo) -> tuple[int, 
     counts = [(subject, number) for subject, number in session.execute(by_subject)]
     job = session.get_one(CronJob, summary.job_id)
     total = sum(number for _, number in counts)
-    zone = mail.zone_for(job.timezone, zone)
+    zone = zone_for(job.timezone, zone)
     return total, mail.about_withheld(job.name, counts[:SUBJECTS_IN_SUMMARY], total, summary.created_at, zone)
 
 

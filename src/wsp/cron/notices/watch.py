@@ -23,6 +23,7 @@ from wsp.cron.planning.pauses import Pauses
 from wsp.cron.planning.rows import is_open
 from wsp.cron.planning.work import Job
 from wsp.cron.policy import Policy
+from wsp.cron.schedule.zones import zone_for
 from wsp.heartbeat import alive
 from wsp.owners import ACTIVE, OWNERS
 from wsp.settings import Settings
@@ -120,7 +121,7 @@ def _patience(job: CronJob) -> timedelta:
 def _overdue_mail(
     row: CronJob, email: str | None, expected: datetime, now: datetime, settings: Settings, *, has_scheduler: bool
 ) -> Owed:
-    zone = mail.zone_for(row.timezone, settings.zone)
+    zone = zone_for(row.timezone, settings.zone)
     late = now - expected
     more = {
         "Expected by": mail.shown(expected, zone),
@@ -222,7 +223,7 @@ def raise_unusual(session: Session, settings: Settings, watched: Watched, now: d
         watched.run_id,
         watched.started_at,
         unusual,
-        mail.zone_for(found[0].timezone, settings.zone),
+        zone_for(found[0].timezone, settings.zone),
         settings.public_url,
     )
     recipient = job.email_on_complete or email or ""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from zoneinfo import TZPATH, ZoneInfo
 
 from sqlalchemy import delete, func, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from wsp.cron.models import QUEUED, SKIPPED, CronState
@@ -74,11 +75,11 @@ def rearm_wanted(session: Session, now: datetime, zone: ZoneInfo) -> Cause | Non
 
 def remember_zone(session: Session, zone: ZoneInfo) -> None:
     """After `rearm`, and when none was wanted: this is the zone that jobs without one are armed for."""
-    known, value = session.get(CronState, DEFAULT_ZONE), _zone_and_rules(zone)
-    if known is None:
-        session.add(CronState(name=DEFAULT_ZONE, value=value))
-    elif known.value != value:
-        known.value = value
+    # In one statement: of two schedulers that begin at the same moment, the second would fail.
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    values = {"value": _zone_and_rules(zone)}
+    statement = insert(CronState).values(name=DEFAULT_ZONE, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=[CronState.name], set_=values))
 
 
 def rearm(

@@ -66,6 +66,7 @@ class End:
     run: PlannedRun
     result: Result
     will_retry: bool = False  # another attempt follows: not yet the last word
+    failures: int | None = None  # of its job in a row, with it; None: the job's row says how many, after the last end
 
     @property
     def is_last_word(self) -> bool:

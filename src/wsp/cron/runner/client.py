@@ -152,11 +152,13 @@ class Runner:
         asyncio.get_running_loop().call_later(PREPARED_SECONDS, forget)
 
     def _forget_prepared(self, orders: Sequence[Order]) -> None:
-        late = [order.run_id for order in orders if self._prepared.get(order.run_id) is order]
-        for run_id in late:
-            del self._prepared[run_id]
-        if late:
-            self._line.send({"drop": late})
+        self.drop([order.run_id for order in orders if self._prepared.get(order.run_id) is order])
+
+    def drop(self, run_ids: Sequence[int]) -> None:
+        """Undo what was prepared for orders that are not going to be started."""
+        prepared = [run_id for run_id in run_ids if self._prepared.pop(run_id, None) is not None]
+        if prepared:
+            self._line.send({"drop": prepared})
 
     def start(self, orders: Sequence[Order]) -> None:
         """Have commands started, in this order, at once."""

@@ -82,6 +82,16 @@ class Gates:
             except (CannotStart, OSError):
                 return  # the start itself will tell, should it be so still
 
+    def give_way(self) -> bool:
+        """Have one less stand ready, for the sake of a start; its command will be started as others are.
+
+        False when there is none. The newest one goes: it is most likely due last.
+        """
+        if not self._ready:
+            return False
+        self._ready.popitem()[1].close()
+        return True
+
     def take(self, wanted: int) -> tuple[Command, Ready | None] | None:
         """What was prepared, and the process if one stands ready; whoever takes it opens it, or closes it."""
         command = self._commands.pop(wanted, None)

@@ -1,6 +1,5 @@
 """Keeps secrets out of output."""
 
-import re
 from collections.abc import Iterable
 
 MASK = b"***"
@@ -12,7 +11,7 @@ SHORTEST_SECRET = 3
 class Secrets:
     """The values that must not appear: whole, and the lines of those that have several."""
 
-    __slots__ = ("pattern", "values")
+    __slots__ = ("values",)
 
     def __init__(self, values: Iterable[str]) -> None:
         found = set()
@@ -21,52 +20,64 @@ class Secrets:
                 data = line.strip().encode("utf-8", "surrogateescape")
                 if len(data) >= SHORTEST_SECRET:
                     found.add(data)
-        self.values = sorted(found, key=len, reverse=True)  # the longest one first: it may begin with another
-        self.pattern = re.compile(b"|".join(map(re.escape, self.values))) if found else None
+        self.values = sorted(found)
 
 
 class Masking:
-    """Replaces the secrets in one stream, whose bytes come in chunks as they please.
+    """Replaces the secrets in one stream, whose bytes come in chunks as they please. What overlaps becomes one mask.
 
     What may be the beginning of a secret is held back until it is known to be none, however long that takes: a secret
     that is written in two halves does not appear.
     """
 
-    __slots__ = ("_held", "_pattern", "_values")
+    __slots__ = ("_held", "_masked", "_values")
 
     def __init__(self, secrets: Secrets) -> None:
-        assert secrets.pattern is not None  # noqa: S101 - for the type checker: made only where there are some
-        self._pattern = secrets.pattern
         self._values = secrets.values
         self._held = b""
+        self._masked = 0  # bytes at the beginning of what is held back that belong to the mask before it
 
     def feed(self, data: bytes) -> bytes:
         """The next bytes of the stream. Returns what may be shown now."""
         data = self._held + data
-        shown = []
-        at = 0
-        hold = self._begins(data, 0)
-        for match in self._pattern.finditer(data):
-            if match.start() >= hold:  # may yet become a longer one
-                break
-            shown += [data[at : match.start()], MASK]
-            at = match.end()
-            if at > hold:
-                hold = self._begins(data, at)
-        self._held = data[hold:]
-        shown.append(data[at:hold])
-        return b"".join(shown)
+        return self._mask(data, self._begins(data))
 
     def end(self) -> bytes:
         """The stream is at its end. Returns what was held back: no secret, or a shorter one."""
-        held, self._held = self._held, b""
-        return self._pattern.sub(MASK, held)
+        return self._mask(self._held, len(self._held))
 
-    def _begins(self, data: bytes, at: int) -> int:
-        """Where, from `at` on, the end of `data` may be the beginning of a secret; its length when nowhere."""
+    def _mask(self, data: bytes, hold: int) -> bytes:
+        """What is to be shown of the data before `hold`; from there on it is held back."""
+        shown = []
+        at = self._masked
+        for start, end in self._found(data):
+            if start >= hold:  # may yet become a longer one
+                break
+            if start >= at:
+                shown += [data[at:start], MASK]
+            at = max(at, end)
+        shown.append(data[at:hold])
+        self._held, self._masked = data[hold:], max(0, at - hold)
+        return b"".join(shown)
+
+    def _found(self, data: bytes) -> list[tuple[int, int]]:
+        """Where secrets begin and end, in order: not all, but enough to cover the same bytes."""
+        found = []
+        for value in self._values:
+            size = len(value)
+            at = data.find(value)
+            while at >= 0:
+                found.append((at, at + size))
+                # Of those that overlap it, the last one: each of them would take long in "aaaa...".
+                overlapping = data.rfind(value, at + 1, at + 2 * size - 1)
+                at = overlapping if overlapping >= 0 else data.find(value, at + size)
+        return sorted(found)
+
+    def _begins(self, data: bytes) -> int:
+        """Where the end of `data` may be the beginning of a secret; its length when nowhere."""
         first = len(data)
         for value in self._values:
-            found = data.find(value[0], max(at, len(data) - len(value) + 1), first)
+            found = data.find(value[0], max(0, len(data) - len(value) + 1), first)
             while found >= 0:
                 if value.startswith(data[found:]):
                     first = found

@@ -40,7 +40,7 @@ class Run:
         self.mark = mark
         self.limit = 0  # its RLIMIT_MSGQUEUE, see procfs
         secrets = Secrets(command.secrets) if command.secrets else None
-        self.masks = {stream: Masking(secrets) for stream in (STDOUT, STDERR)} if secrets and secrets.pattern else {}
+        self.masks = {stream: Masking(secrets) for stream in (STDOUT, STDERR)} if secrets and secrets.values else {}
         self.pid = self.pid_started = 0
         self.pipes: set[int] = set()
         self.at = time.time()

@@ -282,11 +282,20 @@ class Server:
             return
         run = self._run_of(command)
         try:
-            process = self._spawner.spawn(command)
+            process = self._spawn(command)
         except CannotStart as error:
             self._end_unstarted(command.run_id, trouble=str(error), at=run.at)
             return
         self._keep(run, process)
+
+    def _spawn(self, command: Command) -> tuple[int, int, int]:
+        """Start it, also with the descriptors of those that stand ready: what is due goes first. Raises CannotStart."""
+        while True:
+            try:
+                return self._spawner.spawn(command)
+            except CannotStart as error:
+                if not error.for_want_of_descriptors or not self._gates.give_way():
+                    raise
 
     def _run_of(self, command: Command) -> Run:
         kept = Kept(self._outputs, command.run_id, command.max_output_bytes)

@@ -48,6 +48,11 @@ _TELL_TALES = {"WSP_GATE", "SHELLOPTS"}  # variables that would be gone, or have
 class CannotStart(Exception):
     """The command could not be started; the message is a sentence for its owner."""
 
+    @property
+    def for_want_of_descriptors(self) -> bool:
+        """Would it have been started, had this process or the machine had some more of them?"""
+        return isinstance(self.__cause__, OSError) and self.__cause__.errno in (errno.EMFILE, errno.ENFILE)
+
 
 class Spawner:
     """Starts commands for a runner. Changes the working folder and limits of its own process for that: one thread."""

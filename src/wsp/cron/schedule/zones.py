@@ -23,6 +23,14 @@ def zone_of(name: str, default: ZoneInfo) -> ZoneInfo:
     return _zone(name) if name else default
 
 
+def zone_for(name: str, server: ZoneInfo) -> ZoneInfo:
+    """The zone to show a job's times in: the server's when it has none, or one that is not known any more."""
+    try:
+        return zone_of(name, server)
+    except ValueError:
+        return server
+
+
 def check_zone(name: str) -> str:
     """`name` itself when it is empty or the name of a zone. Raises ValueError with a sentence for a person."""
     if name:

@@ -175,6 +175,7 @@ class Dispatcher:
                 self._drop(held)
             elif run != held.run:
                 held.run, held.order = run, None
+                self._unprepare(run)
                 changed.append(run)
         if changed:
             self._do(self._prepare(changed))
@@ -200,7 +201,8 @@ class Dispatcher:
             return
         now = time.time()
         held = [self._held[run.run_id] for run in runs if now < run.start_at.timestamp() and run.run_id in self._held]
-        orders = [each.order for each in held if isinstance(each.order, Order) and not self._is_contended(each.run)]
+        held = [each for each in held if each.stage is _Stage.PREPARED and not self._is_contended(each.run)]
+        orders = [each.order for each in held if isinstance(each.order, Order)]
         if orders:
             runner.prepare(orders)
 
@@ -367,6 +369,7 @@ class Dispatcher:
         held.stage = _Stage.OVER
         self._places_taken -= 1
         self._not_going(held.run)
+        self._unprepare(held.run)
         self._journal.ended(Closing(End(held.run, result), self._claim.service_id))
 
     def close_orphan(self, run: PlannedRun, result: Result, claimed_by: str) -> None:
@@ -395,7 +398,12 @@ class Dispatcher:
         del self._held[held.run.run_id]
         self._places_taken -= 1
         self._not_going(held.run)
+        self._unprepare(held.run)
         self._on_free()
+
+    def _unprepare(self, run: PlannedRun) -> None:
+        if self._runners.primary is not None:
+            self._runners.primary.drop([run.run_id])
 
     def _not_going(self, run: PlannedRun) -> None:
         going = self._going.get(run.job.id)

@@ -105,11 +105,15 @@ def record_ends(
     """
     jobs = lock_jobs(session, (closing.end.run.job.id for closing in closings))
     rows = _rows(session, (closing.end.run.run_id for closing in closings))
+    failures = {job_id: job.failures_in_row for job_id, job in jobs.items()}
     fresh = []
     for closing in closings:
-        row = rows.get(closing.end.run.run_id)
+        run, result = closing.end.run, closing.end.result
+        row = rows.get(run.run_id)
         if row is not None and row.status in OPEN and row.service_id == closing.claimed_by:
-            fresh.append(replace(closing.end, will_retry=will_retry(closing.end.run, closing.end.result)))
+            again = will_retry(run, result)
+            failures[run.job.id] = 0 if result.ok else failures[run.job.id] + (not again)
+            fresh.append(replace(closing.end, will_retry=again, failures=failures[run.job.id]))
     if fresh:
         update_rows(session, RUNS, [_end_values(end) for end in fresh], by=["id"])
         by_job: dict[int, list[End]] = {}
@@ -168,24 +172,20 @@ def _end_values(end: End) -> dict[str, Any]:
 
 def _job_values(job: JobRow, ends: Sequence[End]) -> dict[str, Any]:
     last_run_at, last_run_ok = job.last_run_at, job.last_run_ok
-    failures, expect_by = job.failures_in_row, job.expect_by
+    expect_by = job.expect_by
     policy = Policy.of(job.policy)  # of now: what is expected of a job may have changed since the run began
     for end in ends:
         result = end.result
         if last_run_at is None or last_run_at <= _began(end):
             last_run_at, last_run_ok = _began(end), result.ok
-        if result.ok:
-            failures = 0
-            if policy.expect_every and job.enabled:
-                by = result.finished_at + timedelta(seconds=policy.expect_every + policy.grace_seconds)
-                expect_by = max(expect_by or by, by)
-        elif not end.will_retry:
-            failures += 1
+        if result.ok and policy.expect_every and job.enabled:
+            by = result.finished_at + timedelta(seconds=policy.expect_every + policy.grace_seconds)
+            expect_by = max(expect_by or by, by)
     return {
         "id": job.id,
         "last_run_at": last_run_at,
         "last_run_ok": last_run_ok,
-        "failures_in_row": failures,
+        "failures_in_row": ends[-1].failures,
         "expect_by": expect_by,
     }
 
