@@ -202,7 +202,12 @@ class TestRefresh:
     def test_it_is_no_tick_any_more(self, jobs: JobStore, planning: Planning, values: dict[str, Any]) -> None:
         job_id, run = self.ahead(jobs, planning)
         jobs.switch(job_id, SOON, **values)
-        assert planning.refresh([run]) == {run.run_id: None}
+        changed = planning.refresh([run])[run.run_id]
+        assert changed is not None
+        assert changed.contended
+        assert len(jobs.runs(job_id)) == 1  # it may be starting
+        batch = planning.settle([changed], NOON)
+        assert (batch.runs, batch.ends) == ([], [])
         assert jobs.runs(job_id) == []
 
     def test_another_expression_that_has_this_tick_too(self, jobs: JobStore, planning: Planning) -> None:
@@ -217,10 +222,14 @@ class TestRefresh:
         job_id, run = self.ahead(jobs, planning)
         jobs.switch(job_id, SOON, enabled=False)
         planning.arm(SOON)
-        assert planning.refresh([run]) == {run.run_id: None}
+        off = planning.refresh([run])[run.run_id]
+        assert off is not None
         jobs.switch(job_id, SOON + 100 * timedelta(milliseconds=1), enabled=True)
         planning.arm(NOON - timedelta(milliseconds=200))
-        assert [again.scheduled_for for again in planning.plan(NOON, ahead=0.5).runs] == [NOON]
+        on = planning.refresh([off])[run.run_id]
+        assert on is not None
+        assert planning.plan(NOON, ahead=0.5).runs == []
+        assert [again.run_id for again in planning.settle([on], NOON).runs] == [run.run_id]
 
     def test_a_job_that_is_gone(self, jobs: JobStore, planning: Planning) -> None:
         job_id, run = self.ahead(jobs, planning)

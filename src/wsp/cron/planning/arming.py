@@ -184,7 +184,7 @@ def _leftovers(job: JobRow, now: datetime, timetable: Timetable) -> list[dict[st
 def _withdraw_ahead(session: Session, jobs: Sequence[JobRow], now: datetime, timetable: Timetable) -> None:
     """Delete rows of ticks that have not come and that a changed job does not have, unless they are claimed.
 
-    A claimed one may be about to start: its scheduler withdraws it by `refresh`.
+    A claimed one may be about to start: its scheduler withdraws it when it is due.
     """
     by_id = {job.job_id: job for job in jobs}
     ahead = session.execute(

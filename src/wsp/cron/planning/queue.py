@@ -108,8 +108,9 @@ def settle(session: Session, runs: Sequence[PlannedRun], now: datetime, zone: Zo
 def refresh(session: Session, runs: Sequence[PlannedRun], zone: ZoneInfo) -> dict[int, PlannedRun | None]:
     """Read claimed runs again whose time has not come. Holds what has changed, by the runs' ids.
 
-    None: it has no row any more, because its job is gone, disabled, or has no such tick. A run that may not be started,
-    because of a pause or of its owner, is contended now: `settle` decides when it is due.
+    None: it has no row any more, for its job is gone. A run that may not be started, because of a pause, of its owner,
+    or because its job does not have this tick any more, is contended now: `settle` decides when it is due. Nothing is
+    written: what is read here may be starting already.
     """
     known = {run.run_id: run for run in runs}
     changed: dict[int, PlannedRun | None] = dict.fromkeys(known)
@@ -126,14 +127,10 @@ def refresh(session: Session, runs: Sequence[PlannedRun], zone: ZoneInfo) -> dic
             else:
                 del changed[row.id]
     for some in _parts(suspects):
-        query = _select_runs(*TIMETABLE_COLUMNS).where(RUNS.c.id.in_(some), _QUEUED)
-        for row in session.execute(query.with_for_update(of=RUNS, key_share=True)):
-            if not _is_tick(row, timetable):
-                session.execute(RUNS.delete().where(RUNS.c.id == row.run_id, RUNS.c.status == QUEUED))
-                continue
+        for row in session.execute(_select_runs().where(RUNS.c.id.in_(some), _QUEUED)):
             run = run_of(row)
-            barred = bar(row, run.job.policy, pauses, run.trigger, run.start_at, run.start_at)
-            contended = known[run.run_id].contended or barred is not None
+            barred = bar(row, run.job.policy, pauses, run.trigger, run.start_at, run.start_at) is not None
+            contended = known[run.run_id].contended or barred or not _is_tick(row, timetable)
             changed[run.run_id] = run_of(row, contended=contended)
     return changed
 
@@ -187,8 +184,8 @@ def apply_replacements(
     return ends
 
 
-def _select_runs(*more: ColumnElement[Any]) -> Any:
-    return select(*JOB_COLUMNS, *RUN_COLUMNS, *more).select_from(RUNS_WITH_JOBS)
+def _select_runs() -> Any:
+    return select(*JOB_COLUMNS, *RUN_COLUMNS, *TIMETABLE_COLUMNS).select_from(RUNS_WITH_JOBS)
 
 
 def _parts(ids: Iterable[int]) -> list[list[int]]:
@@ -200,13 +197,14 @@ def _decide(session: Session, rows: Sequence[JobRow], now: datetime, zone: ZoneI
     """Decide about runs that are locked, in this order."""
     if not rows:
         return Batch()
-    pauses = Pauses.load(session, zone)
+    pauses, timetable = Pauses.load(session, zone), Timetable(zone)
     # Asked for after the locks were taken: what another scheduler has decided about these jobs is seen.
     open_ = open_runs(session, [row.job_id for row in rows])
     undecided = {row.run_id for row in rows}
     going: list[PlannedRun] = []
     claimed: list[int] = []
     released: list[int] = []
+    withdrawn: list[int] = []
     ends: list[End] = []
     replacements: list[tuple[int, Sequence[int], Sequence[int]]] = []
     for row in rows:
@@ -214,6 +212,10 @@ def _decide(session: Session, rows: Sequence[JobRow], now: datetime, zone: ZoneI
         run = run_of(row)
         place = run.start_at, run.run_id
         others = [other for other in open_[row.job_id] if other.run_id != run.run_id]
+        if row.kill_requested_at is None and not _is_tick(row, timetable):
+            withdrawn.append(run.run_id)
+            open_[row.job_id] = others
+            continue
         before = [
             other
             for other in others
@@ -238,6 +240,8 @@ def _decide(session: Session, rows: Sequence[JobRow], now: datetime, zone: ZoneI
         open_[row.job_id] = [*(other for other in others if other.run_id not in verdict.supersedes), itself]
     _set(session, claimed, claim.columns)
     _set(session, released, UNCLAIMED)
+    for some in _parts(withdrawn):
+        session.execute(RUNS.delete().where(RUNS.c.id.in_(some), RUNS.c.status == QUEUED))
     _record(session, ends)
     ends += apply_replacements(session, replacements, now)
     return Batch(going, ends, len(rows), any(kills for _, kills, _ in replacements))

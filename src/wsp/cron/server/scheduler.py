@@ -148,7 +148,7 @@ class Scheduler:
         if changed and (runs := self._dispatcher.waiting):
             # Claimed ahead: their jobs may have been changed since, or be gone.
             refresh = partial(queue.refresh, runs=runs, zone=self._settings.zone)
-            self._dispatcher.refreshed(await self._planning.change(refresh))
+            self._dispatcher.refreshed(await self._planning.read(refresh))
         self._look_at = None
         if waiting.next_due is not None:
             await self._claim_due(waiting.next_due)
