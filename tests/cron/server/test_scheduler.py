@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import pytest
+from sqlalchemy.orm import Session
 
-from wsp.cron.planning import planner
+from wsp.cron.planning import planner, queue
+from wsp.cron.planning.work import PlannedRun
 from wsp.cron.server import scheduler
 from wsp.cron.server.scheduler import Scheduler
 from wsp.database import utc_now
@@ -173,7 +176,7 @@ class TestAhead:
         values: dict[str, Any],
     ) -> None:
         monkeypatch.setattr(scheduler, "AHEAD", timedelta(seconds=30))
-        due = utc_now() + timedelta(seconds=20)
+        due = utc_now() + timedelta(seconds=5)
         job_id = jobs.add(next_run_at=due, cron_expr="* * * * *", due_from=utc_now())
 
         async def main() -> None:
@@ -188,6 +191,38 @@ class TestAhead:
 
         asyncio.run(main())
         assert fake_runners.launched[0].calls == []
+
+    def test_a_tick_that_starts_while_its_change_is_read_keeps_its_row(
+        self,
+        jobs: JobStore,
+        settings: Settings,
+        monkeypatch: pytest.MonkeyPatch,
+        fake_runners: type[FakeRunner],
+    ) -> None:
+        monkeypatch.setattr(scheduler, "AHEAD", timedelta(seconds=30))
+        started = threading.Event()
+        refresh = queue.refresh
+
+        def late(session: Session, runs: Sequence[PlannedRun], zone: ZoneInfo) -> dict[int, PlannedRun | None]:
+            assert started.wait(DEADLINE_SECONDS)
+            return refresh(session, runs, zone)
+
+        monkeypatch.setattr(queue, "refresh", late)
+        job_id = jobs.add(next_run_at=utc_now() + timedelta(seconds=3), command="true", due_from=utc_now())
+
+        async def main() -> None:
+            one = Scheduler(settings, jobs.database, "me")
+            working = asyncio.create_task(one.run())
+            await eventually(lambda: jobs.runs(job_id))
+            jobs.change(job_id, updated_at=utc_now(), due_from=utc_now(), enabled=False)
+            one.look_again()
+            await eventually(lambda: fake_runners.launched[0].calls)
+            started.set()
+            await eventually(lambda: [run.status for run in jobs.runs(job_id)] == ["succeeded"])
+            one.stop()
+            await working
+
+        asyncio.run(main())
 
 
 class TestHealth:
