@@ -167,7 +167,7 @@ class TestManyOthersCostNothing:
         self.check(costs(step))
 
     def test_the_queue(self, jobs: JobStore, planning: Planning, costs: Any) -> None:
-        ids = add_jobs(jobs, DUE, next_run_at=NOON + DAY)
+        ids = add_jobs(jobs, DUE, next_run_at=NOON + DAY, due_from=NOON)
         add_runs(jobs, ids, DUE, status="queued")
 
         def step(session: Session) -> None:
@@ -179,7 +179,7 @@ class TestManyOthersCostNothing:
         self.check(costs(step))
 
     def test_kills(self, jobs: JobStore, costs: Any) -> None:
-        ids = add_jobs(jobs, DUE, next_run_at=NOON + DAY)
+        ids = add_jobs(jobs, DUE, next_run_at=NOON + DAY, due_from=NOON)
         add_runs(jobs, ids, 3, status="queued", kill_requested_at=NOON)
 
         def step(session: Session) -> None:

@@ -95,6 +95,13 @@ class TestManualRuns:
         assert not planning.claim_queued(SOON).runs
         assert jobs.run(run_id).service_id == ""
 
+    def test_one_that_has_to_wait_for_that_is_no_work(self, jobs: JobStore, planning: Planning) -> None:
+        job_id = jobs.add(next_run_at=NOON)
+        planning.plan(SOON, ahead=0.5)
+        jobs.request(job_id, SOON)
+        planning.claim = replace(planning.claim, service_id="other")
+        assert planning.claim_queued(SOON).jobs == 0
+
 
 class TestClaimQueued:
     def test_one_run_of_a_job_at_a_time(self, jobs: JobStore, planning: Planning) -> None:
@@ -124,6 +131,16 @@ class TestClaimQueued:
         planning.plan(NOON, places=0)
         jobs.pause()
         assert [end.result.reason for end in planning.claim_queued(NOON).ends] == ["The jobs of admin are paused"]
+
+    def test_a_tick_in_a_pause_that_jitter_carries_out_of_it(self, jobs: JobStore, planning: Planning) -> None:
+        job_id = jobs.add(next_run_at=NOON, policy={"jitter_seconds": 600})
+        jobs.pause(until=NOON + SECOND)
+        planning.plan(SOON, ahead=0.5)
+        [run] = jobs.runs(job_id)
+        assert run.start_at
+        assert run.start_at > NOON + SECOND
+        [end] = planning.claim_queued(NOON + 11 * MINUTE).ends
+        assert end.result.reason == "The jobs of admin are paused"
 
     def test_what_somebody_wants_killed_is_not_claimed(self, jobs: JobStore, planning: Planning) -> None:
         jobs.kill(jobs.request(jobs.add(), NOON), NOON)
@@ -264,6 +281,8 @@ class TestKills:
         assert (end.run.run_id, end.result.status, end.result.reason) == (run_id, "killed", "Killed by ann")
         row = jobs.run(run_id)
         assert (row.status, row.reason, row.finished_at) == ("killed", "Killed by ann", NOON + SECOND)
+        job = jobs.job(row.job_id)
+        assert (job.last_run_at, job.last_run_ok, job.failures_in_row) == (NOON + SECOND, False, 1)
         with jobs.database.transaction() as session:
             assert queue.cancel_killed(session, NOON) == []
 

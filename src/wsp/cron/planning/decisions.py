@@ -13,6 +13,7 @@ from wsp.owners import ACTIVE
 
 MOST_WAITING = 100  # runs of one job in the queue of `overlap=queue`
 
+SCHEDULE: Trigger = "schedule"
 MISSED: Trigger = "missed"
 RETRY: Trigger = "retry"
 MANUAL: Trigger = "manual"
@@ -29,10 +30,13 @@ def deadline_passed(seconds: int) -> str:
     return f"The deadline has passed: it could not start within {seconds} s"
 
 
-def bar(row: JobRow, policy: Policy, pauses: Pauses, trigger: str, start_at: datetime, now: datetime) -> str | None:
+def bar(
+    row: JobRow, policy: Policy, pauses: Pauses, trigger: str, tick: datetime, start_at: datetime, now: datetime
+) -> str | None:
     """What stands in the way of a run, whatever other runs there are: a sentence, or None.
 
-    `row` has JOB_COLUMNS. Somebody who asks for a run gets it while jobs are paused, and of a job that is disabled.
+    `row` has JOB_COLUMNS; `tick` is when it was due, before any jitter. Somebody who asks for a run gets it while jobs
+    are paused, and of a job that is disabled.
     """
     if row.owner_status != ACTIVE:
         return OWNER_DISABLED
@@ -40,8 +44,10 @@ def bar(row: JobRow, policy: Policy, pauses: Pauses, trigger: str, start_at: dat
         return None
     if not row.enabled:
         return JOB_DISABLED
-    if pauses and (reason := pauses.reason_for(row.owner, row.tags, max(start_at, now))):
-        return reason
+    if pauses:
+        for instant in (tick, max(start_at, now)) if trigger == SCHEDULE else (max(start_at, now),):
+            if reason := pauses.reason_for(row.owner, row.tags, instant):
+                return reason
     if policy.start_deadline_seconds and now > start_at + timedelta(seconds=policy.start_deadline_seconds):
         return deadline_passed(policy.start_deadline_seconds)
     return None

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from wsp.cron.models import QUEUED, SKIPPED
 from wsp.cron.planning.bulk import insert_runs, is_sqlite, update_rows
-from wsp.cron.planning.decisions import GO, MISSED, bar, judge
+from wsp.cron.planning.decisions import GO, MISSED, SCHEDULE, bar, judge
 from wsp.cron.planning.pauses import Pauses
 from wsp.cron.planning.queue import apply_replacements, claimable
 from wsp.cron.planning.rows import (
@@ -47,7 +47,6 @@ MISSED_TICKS_KEPT = 100
 MISSED_SECONDS = 30.0  # a tick that is decided later than this was missed; less is only a busy scheduler
 BATCH_ROWS = 1000  # in one transaction, about: a job that missed many ticks has many
 
-SCHEDULE: Trigger = "schedule"
 REBOOTED: Trigger = "reboot"
 
 NOT_RUNNING = "The scheduler was not running"
@@ -238,9 +237,7 @@ class _Desk:
         return tick + timedelta(milliseconds=int(1000 * spread(job.job_id, tick, policy.jitter_seconds)))
 
     def _barred(self, job: JobRow, policy: Policy, tick: datetime) -> str | None:
-        start_at = self._start_of(job, policy, tick)
-        at_its_time = self.pauses.reason_for(job.owner, job.tags, tick) if self.pauses else None
-        return at_its_time or bar(job, policy, self.pauses, SCHEDULE, start_at, self.now)
+        return bar(job, policy, self.pauses, SCHEDULE, tick, self._start_of(job, policy, tick), self.now)
 
     def _claim_ahead(self, job: JobRow, policy: Policy, tick: datetime) -> None:
         """Have a tick that comes in a moment at hand. What else there is to decide is decided then."""
@@ -249,7 +246,7 @@ class _Desk:
             decision.claimed = True
             own = self.claim.service_id
             others_run = any(run.service_id != own for run in self.others.get(job.job_id, ()))
-            barred = bar(job, policy, self.pauses, SCHEDULE, decision.start_at, self.now) is not None
+            barred = bar(job, policy, self.pauses, SCHEDULE, tick, decision.start_at, self.now) is not None
             decision.contended = barred or (others_run and policy.overlap != "allow")
         self.decisions.append(decision)
 

@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
-from wsp.cron.models import QUEUED, RUNNING
+from wsp.cron.models import KILLED, QUEUED, RUNNING
 from wsp.cron.planning.bulk import update_rows
-from wsp.cron.planning.decisions import PATIENT, Verdict, bar, judge
+from wsp.cron.planning.decisions import PATIENT, SCHEDULE, Verdict, bar, judge
 from wsp.cron.planning.pauses import Pauses
 from wsp.cron.planning.rows import (
     BATCH_JOBS,
@@ -121,7 +121,7 @@ def refresh(session: Session, runs: Sequence[PlannedRun], zone: ZoneInfo) -> dic
         query = select(*columns).select_from(RUNS_WITH_JOBS)
         for row in session.execute(query.where(RUNS.c.id.in_(some))):
             run = known[row.id]
-            barred = bar(row, run.job.policy, pauses, run.trigger, run.start_at, run.start_at)
+            barred = _barred(row, run, pauses, run.start_at) is not None
             if row.updated_at != run.job.updated_at or (barred and not run.contended):
                 suspects.append(row.id)
             else:
@@ -129,7 +129,9 @@ def refresh(session: Session, runs: Sequence[PlannedRun], zone: ZoneInfo) -> dic
     for some in _parts(suspects):
         for row in session.execute(_select_runs().where(RUNS.c.id.in_(some), _QUEUED)):
             run = run_of(row)
-            barred = bar(row, run.job.policy, pauses, run.trigger, run.start_at, run.start_at) is not None
+            barred = (
+                bar(row, run.job.policy, pauses, run.trigger, run.scheduled_for, run.start_at, run.start_at) is not None
+            )
             contended = known[run.run_id].contended or barred or not _is_tick(row, timetable)
             changed[run.run_id] = run_of(row, contended=contended)
     return changed
@@ -205,6 +207,7 @@ def _decide(session: Session, rows: Sequence[JobRow], now: datetime, zone: ZoneI
     claimed: list[int] = []
     released: list[int] = []
     withdrawn: list[int] = []
+    left = 0
     ends: list[End] = []
     replacements: list[tuple[int, Sequence[int], Sequence[int]]] = []
     for row in rows:
@@ -234,6 +237,8 @@ def _decide(session: Session, rows: Sequence[JobRow], now: datetime, zone: ZoneI
             claimed.append(run.run_id)
         elif not goes and row.service_id:
             released.append(run.run_id)
+        elif not goes and not verdict.kills and not verdict.supersedes:
+            left += 1
         if verdict.kills or verdict.supersedes:
             replacements.append((run.run_id, verdict.kills, verdict.supersedes))
         itself = OpenRun(run.run_id, QUEUED, run.start_at, run.trigger, claim.service_id if goes else "")
@@ -244,7 +249,7 @@ def _decide(session: Session, rows: Sequence[JobRow], now: datetime, zone: ZoneI
         session.execute(RUNS.delete().where(RUNS.c.id.in_(some), RUNS.c.status == QUEUED))
     _record(session, ends)
     ends += apply_replacements(session, replacements, now)
-    return Batch(going, ends, len(rows), any(kills for _, kills, _ in replacements))
+    return Batch(going, ends, len(rows) - left, any(kills for _, kills, _ in replacements))
 
 
 def _verdict(
@@ -252,14 +257,18 @@ def _verdict(
 ) -> Verdict:
     if row.kill_requested_at is not None:
         return Verdict("skip", row.kill_reason)
-    if reason := bar(row, run.job.policy, pauses, run.trigger, run.start_at, now):
+    if reason := _barred(row, run, pauses, now):
         return Verdict("skip", reason)
     return judge(run.job.policy, run.trigger, before, now, claim.service_id)
 
 
+def _barred(row: JobRow, run: PlannedRun, pauses: Pauses, now: datetime) -> str | None:
+    return bar(row, run.job.policy, pauses, run.trigger, run.scheduled_for, run.start_at, now)
+
+
 def _is_tick(row: JobRow, timetable: Timetable) -> bool:
     """Is this run of the schedule still one? Ticks that were due before the job was changed are."""
-    if row.trigger != "schedule" or row.due_from is None or row.scheduled_for <= row.due_from:
+    if row.trigger != SCHEDULE or row.due_from is None or row.scheduled_for <= row.due_from:
         return True
     try:
         return bool(row.enabled) and timetable.first_after(row, row.scheduled_for - SECOND) == row.scheduled_for
@@ -285,5 +294,9 @@ def _record(session: Session, ends: Sequence[End]) -> None:
     ]
     update_rows(session, RUNS, rows, RUNS.c.status == QUEUED, by=["id"])
     failures = Counter(end.run.job.id for end in ends if end.is_last_word)
+    killed = {end.run.job.id: end.result.finished_at for end in ends if end.result.status == KILLED}
     for job_id, more in sorted(failures.items()):
-        session.execute(update(JOBS).where(JOBS.c.id == job_id).values(failures_in_row=JOBS.c.failures_in_row + more))
+        values: dict[str, Any] = {"failures_in_row": JOBS.c.failures_in_row + more}
+        if job_id in killed:  # that is an end; what is skipped was no run
+            values |= {"last_run_at": killed[job_id], "last_run_ok": False}
+        session.execute(update(JOBS).where(JOBS.c.id == job_id).values(values))

@@ -169,5 +169,5 @@ class Batch:
 
     runs: Sequence[PlannedRun] = ()  # claimed; a contended one is to be settled when it is due
     ends: Sequence[End] = ()  # recorded as skipped or killed
-    jobs: int = 0  # how many jobs or runs it took up; 0: there was nothing left to do
+    jobs: int = 0  # of how many jobs or runs it changed anything; 0: there was nothing left to do
     kills: bool = False  # it wants running ones killed: see `kills_wanted`

@@ -30,7 +30,7 @@ HEALTHY_SECONDS = 2.0  # a loop that has not turned for so long is stuck
 CLOCK_STEP_SECONDS = 1.0  # clocks that part by more than this were set, or the machine slept
 LOOK_SECONDS = 10.0  # should a change have gone unheard
 SPACING_SECONDS = 0.05  # between two looks: what is committed together is looked at together
-HELD_UP_SECONDS = 0.1  # when somebody else has hold of what is due
+HELD_UP_SECONDS = 0.1  # when somebody else has hold of what is due, or starts another run of its job in a moment
 RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0)  # after trouble with the database; the last one again and again
 
 AHEAD = timedelta(seconds=0.5)
@@ -165,8 +165,9 @@ class Scheduler:
     async def _claim_waiting(self, queue_due: datetime) -> None:
         if queue_due > utc_now():
             self._look_by(queue_due)
-        elif self._dispatcher.free_places and await self._take(self._claim_batch):
-            self._look_by(utc_now())
+        elif self._dispatcher.free_places:
+            taken = await self._take(self._claim_batch)
+            self._look_by(utc_now() + timedelta(seconds=0 if taken else HELD_UP_SECONDS))
         # What is left has to wait for another run, or for a place: its end wakes this loop.
 
     async def _take(self, step: Callable[[Session], Batch]) -> int:
