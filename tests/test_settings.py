@@ -7,6 +7,7 @@ import pytest
 from wsp.errors import StartupError
 from wsp.settings import Settings, load_settings, masked_url, unknown_settings, variable_name
 
+SENDER = "one mail address, as in wsp@example.com or Cron <wsp@example.com>, is allowed"
 PORT_RANGE = "a range of ports from 1024 to 65535, as in 50000-50999, is allowed"
 
 
@@ -110,6 +111,19 @@ class TestRefusing:
             ("WSP_TIMEZONE", "Mars/Olympus", "an IANA time zone, as in Europe/Berlin, is allowed"),
             ("WSP_TIMEZONE", "../../etc/passwd", "an IANA time zone, as in Europe/Berlin, is allowed"),
             ("WSP_HTTP_TRUSTED_PROXIES", "10.0.0.0/8,nginx", "addresses or networks, as in 10.0.0.0/8, are allowed"),
+            *(
+                ("WSP_SMTP_FROM", value, SENDER)
+                for value in (
+                    "wsp",
+                    "wsp@",
+                    "@x.org",
+                    "<>",
+                    "a@b.c, d@e.f",
+                    "Cron <a@b.c",
+                    "a@b c",
+                    "a@b.c\nBcc: d@e.f",
+                )
+            ),
         ],
     )
     def test_names_the_setting_and_what_is_allowed(
@@ -139,6 +153,12 @@ class TestRefusing:
         monkeypatch.setenv("WSP_LOG_LEVEL", "x")
         with pytest.raises(StartupError, match=r"^WSP_HTTP_PORT: [^\n]*; WSP_LOG_LEVEL: [^\n]*$"):
             load_settings()
+
+    @pytest.mark.parametrize(
+        "sender", ["wsp@example.com", "wsp@localhost", "Cron <wsp@x.org>", '"Cron, jobs" <wsp@x.org>', "größe@x.org"]
+    )
+    def test_no_sender_that_can_be_used(self, sender: str) -> None:
+        assert load_settings(smtp_from=sender).smtp_from == sender
 
     def test_a_certificate_without_its_key(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WSP_FTP_TLS_CERT", "/etc/cert.pem")

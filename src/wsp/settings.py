@@ -34,6 +34,12 @@ DATABASE_URL_ALLOWED = "sqlite:///path/to/wsp.db or postgresql://user:password@h
 ADMIN = "admin"  # the user that the first start makes
 TOKEN_FILE = "admin-token"  # noqa: S105 - the name of the file in the data folder that their key is in
 
+_ATOM = r"[^\s.<>@,;:()\"\\\[\]]+"  # RFC 5322, 3.2.3, with the letters of RFC 6532
+_DOT_ATOM = rf"{_ATOM}(?:\.{_ATOM})*"
+_ADDRESS = f"{_DOT_ATOM}@{_DOT_ATOM}"
+_NAME = rf"(?:{_DOT_ATOM}\.? +)*(?:{_DOT_ATOM})?|\"[^\"\\]*\" *"
+_MAILBOX = re.compile(f"{_ADDRESS}|(?:{_NAME})<{_ADDRESS}>")
+
 
 def _port_range(value: object) -> object:
     if not isinstance(value, str):
@@ -109,6 +115,12 @@ def _public_url(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", value):
         raise ValueError("an http or https URL, as in https://panel.example.com, is allowed")
     return value and value.rstrip("/")
+
+
+def _sender(value: str) -> str:
+    if not value.isprintable() or not _MAILBOX.fullmatch(value):
+        raise ValueError("one mail address, as in wsp@example.com or Cron <wsp@example.com>, is allowed")
+    return value
 
 
 def _lower(value: object) -> object:
@@ -284,7 +296,11 @@ class Settings(BaseSettings):
     ] = "none"
     smtp_username: Annotated[str | None, Field(description="User name at the mail server")] = None
     smtp_password: Annotated[SecretStr | None, Field(description="Password at the mail server")] = None
-    smtp_from: Annotated[str | None, Field(description="Sender of job mails; wsp@<host name> when not set")] = None
+    smtp_from: Annotated[
+        str | None,
+        AfterValidator(lambda value: value and _sender(value)),
+        Field(description="Sender of job mails; wsp@<host name> when not set"),
+    ] = None
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
