@@ -18,6 +18,9 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 
 BENCHMARKS ?= api cron ftp idle idle_sessions storm
 
+# Images of Python often set it; then every one of the many processes that tests start would compile wsp anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run install test check lint bench clean
 .DELETE_ON_ERROR:
 
