@@ -11,12 +11,16 @@ PYTHON ?= python3
 TESTS ?= tests
 PYTEST ?=
 # Four at a time, for tests wait for servers more than they compute; those of a file stay together, as they share them.
-PARALLEL ?= -n 4 --dist loadfile
+# Slow files come first (tests/conftest.py), not those with most tests.
+PARALLEL ?= -n 4 --dist loadfile --no-loadscope-reorder
 
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input --quiet
 
 BENCHMARKS ?= api cron ftp idle idle_sessions storm
+
+# Images of Python often set it; then every one of the many processes that tests start would compile wsp anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run install test check lint bench clean
 .DELETE_ON_ERROR:

@@ -27,6 +27,17 @@ RUNNER_SECONDS = 20.0  # for a runner to end the commands that it has
 STORES = ("sqlite", "postgresql")
 
 
+@pytest.hookimpl(trylast=True)  # after pytest has brought together those that share a server
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests that take minutes come first, then those with servers: what is quick fills the end.
+
+    Workers take files in this order, and else one of them would be alone with a slow one when all others are done.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    serving = {item.path for item in items if item.get_closest_marker("e2e")}
+    items.sort(key=lambda item: (item.path not in slow, item.path not in serving))
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither the developer's environment nor a `.env` in the checkout reaches a test."""

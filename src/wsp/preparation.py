@@ -2,7 +2,6 @@
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from wsp import schema
 from wsp.database import Database
 from wsp.errors import StartupError
 from wsp.firststart import make_admin
@@ -44,6 +43,8 @@ def migrate(database: Database) -> str | None:
     try:
         current = stored_revision(database)
         if current != REVISION:
+            from wsp import schema  # with Alembic, which most starts have no use for
+
             if current is not None and not schema.knows(current):
                 raise StartupError(
                     f"The database is at schema {current}, which this version of wsp does not know; "

@@ -15,13 +15,13 @@ from wsp.errors import NotFound
 from wsp.rest.answers import Message, failures
 from wsp.rest.fields import one_line
 from wsp.rest.lists import LIST_HEADERS, SHORT_PAGE_PARAMETERS, ShortPageQuery, page_headers
-from wsp.rest.routing import Router
+from wsp.rest.routing import API_BASE, Router
 from wsp.rest.session import Reader, Writer, Zone
 
 KEYS_AREA = "users"
 
-auth_router = Router(prefix="/auth", tags=["Authentication"], responses=failures())
-keys_router = Router(prefix="/users/{username}/api-keys", tags=["API keys"], responses=failures(404))
+auth_router = Router(prefix=f"{API_BASE}/auth", tags=["Authentication"], responses=failures())
+keys_router = Router(prefix=f"{API_BASE}/users/{{username}}/api-keys", tags=["API keys"], responses=failures(404))
 
 KeysCaller = Annotated[Principal, caller(KEYS_AREA)]
 Username = Annotated[str, Path(description="Whose keys", examples=["admin"]), AfterValidator(one_line)]

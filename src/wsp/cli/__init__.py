@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from functools import cache
 from typing import Annotated
 
 import typer
@@ -53,7 +52,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command line. Returns the exit code; what went wrong is on standard error, in one line."""
     if not services.runs_server(arguments):
-        _add_the_other_commands()
+        _add_the_other_commands(arguments)
     try:
         outcome = app(arguments, prog_name="wsp", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
@@ -81,11 +80,10 @@ def _is_from_database(error: Exception) -> bool:
     return exceptions is not None and isinstance(error, exceptions.SQLAlchemyError)
 
 
-@cache
-def _add_the_other_commands() -> None:
+def _add_the_other_commands(arguments: list[str]) -> None:
     """Add what is no server. A server runs for months, three times over, and carries nothing that it does not use."""
     administration = importlib.import_module("wsp.cli.administration")
-    administration.add_to(app)
+    administration.add_to(app, arguments[0] if arguments else "")
 
 
 def _usage(error: Exception) -> int:

@@ -6,21 +6,25 @@ from wsp.cli.environment import read_settings
 from wsp.cli.store import must_exist
 from wsp.database import Database
 from wsp.preflight import make_data_dir
+from wsp.preparation import migrate
 from wsp.revision import REVISION, stored_revision
 
-app = typer.Typer(
+group = typer.Typer(
     name="db", help="The database schema: upgrade, current.", no_args_is_help=True, rich_help_panel="Administration"
 )
 
 
-@app.command()
+def add_to(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group)
+
+
+@group.command()
 def upgrade() -> None:
     """Bring the database to the schema of this version. Makes it when it is missing; harmless when it is current.
 
     Example: WSP_DATABASE_URL=postgresql://wsp@db/wsp wsp db upgrade
     """
-    from wsp.preparation import migrate  # Alembic is slow to import
-
     settings = read_settings()
     make_data_dir(settings.data_dir)
     database = Database(settings.database)
@@ -32,7 +36,7 @@ def upgrade() -> None:
     typer.echo(f"The database is at {after}" + ("" if before == after else f" (was {before or 'empty'})"))
 
 
-@app.command()
+@group.command()
 def current() -> None:
     """Show the revision the database is at, and whether it is the newest.
 

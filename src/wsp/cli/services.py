@@ -123,7 +123,7 @@ def _nothing_to_reload(_number: int, _frame: FrameType | None) -> None:
 
 
 def _check_schema(settings: Settings) -> None:
-    from wsp.preparation import check  # Alembic: not in the processes under a supervisor
+    from wsp.preparation import check  # with SQLAlchemy, which a supervisor does not carry
 
     make_data_dir(settings.data_dir)
     check(settings)

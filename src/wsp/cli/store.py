@@ -9,13 +9,12 @@ from sqlalchemy import make_url
 from wsp.cli.environment import read_settings
 from wsp.database import Database
 from wsp.errors import StartupError
+from wsp.preparation import check_schema
 
 
 @contextmanager
 def open_database() -> Iterator[Database]:
     """The database of a server that was started before. Raises StartupError when it is missing or not up to date."""
-    from wsp.preparation import check_schema  # Alembic is slow to import, and only these commands need it
-
     url = read_settings().database
     must_exist(url)
     database = Database(url)

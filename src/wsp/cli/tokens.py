@@ -14,9 +14,14 @@ from wsp.cli.environment import read_settings
 from wsp.cli.output import print_json, print_table
 from wsp.cli.store import open_database
 
-app = typer.Typer(
+group = typer.Typer(
     name="token", help="API keys: create, list, revoke.", no_args_is_help=True, rich_help_panel="Administration"
 )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group)
 
 
 class Permission(StrEnum):
@@ -28,7 +33,7 @@ class Permission(StrEnum):
     CRON = "cron"
 
 
-@app.command()
+@group.command()
 def create(
     user: Annotated[str, typer.Argument(help="Whose key it is.")],
     name: Annotated[str, typer.Option(help="What the key is for.")] = "Command line",
@@ -51,7 +56,7 @@ def create(
     typer.echo(secret)
 
 
-@app.command(name="list")
+@group.command(name="list")
 def list_all(
     user: Annotated[str | None, typer.Argument(help="Only the keys of this user.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False,
@@ -72,7 +77,7 @@ def list_all(
     print_table([column.replace("_", " ") for column in columns], ([_text(row[c]) for c in columns] for row in rows))
 
 
-@app.command()
+@group.command()
 def revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="The id of `wsp token list`.")]) -> None:
     """Remove a key. It stops working at once.
 

@@ -13,9 +13,14 @@ from wsp.errors import Invalid
 from wsp.rest.bodies import RequestBody
 from wsp.rest.fields import Email
 
-app = typer.Typer(
+group = typer.Typer(
     name="user", help="Users: add, list, set, remove.", no_args_is_help=True, rich_help_panel="Administration"
 )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group)
 
 
 class Role(StrEnum):
@@ -41,7 +46,7 @@ class Contact(RequestBody):
 EmailOption = Annotated[str | None, typer.Option(help="Where mails about their jobs go.")]
 
 
-@app.command()
+@group.command()
 def add(
     username: Annotated[str, typer.Argument(help="Lower-case letters, digits and '-'.")],
     email: EmailOption = None,
@@ -56,7 +61,7 @@ def add(
     typer.echo(f"User {username} added")
 
 
-@app.command(name="list")
+@group.command(name="list")
 def list_all(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for scripts.")] = False) -> None:
     """Show the users.
 
@@ -71,7 +76,7 @@ def list_all(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for 
         print_table(columns, ([row[column] or "-" for column in columns] for row in rows))
 
 
-@app.command(name="set")
+@group.command(name="set")
 def change(
     username: Annotated[str, typer.Argument(help="Whom to change.")],
     email: EmailOption = None,
@@ -89,7 +94,7 @@ def change(
     typer.echo(f"User {username} changed")
 
 
-@app.command()
+@group.command()
 def remove(username: Annotated[str, typer.Argument(help="Whom to remove.")]) -> None:
     """Remove a user who owns no FTP account and no cron job. Keys, webhooks and anonymous access go with them.
 

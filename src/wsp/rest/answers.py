@@ -17,6 +17,7 @@ STATUS_OF = {
     "SERVICE_UNAVAILABLE": 503,
 }
 CODE_OF = {status: code for code, status in STATUS_OF.items()}
+SCHEMAS = "#/components/schemas/{model}"
 
 
 Total = Annotated[int, Field(description="All that match, also beyond `limit`", examples=[1])]
@@ -71,8 +72,14 @@ def failures(*statuses: int, only: tuple[int, ...] | None = None) -> dict[int | 
 def _failure(status: int) -> dict[str, Any]:
     sentence = _EXAMPLES[status]
     example = {"success": False, "code": CODE_OF[status], "error": sentence, "message": sentence, "status": status}
+    # Not `"model": Failure`: FastAPI would make a validator of it for each status of each route.
     return {
-        "model": Failure,
         "description": CODE_OF[status],
-        "content": {"application/json": {"example": example}},
+        "content": {"application/json": {"schema": {"$ref": SCHEMAS.format(model="Failure")}, "example": example}},
     }
+
+
+def failure_schemas() -> dict[str, Any]:
+    """What `failures()` refers to, for the components of the document."""
+    failure = Failure.model_json_schema(ref_template=SCHEMAS)
+    return {**failure.pop("$defs"), "Failure": failure}

@@ -3,6 +3,7 @@
 import email.message
 import inspect
 import json
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -14,12 +15,21 @@ from wsp.errors import Invalid
 from wsp.rest.idempotency import make_claim, take_claim
 from wsp.rest.state import get_state
 
+API_BASE = "/api/v1"
+
 T = TypeVar("T")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Route(APIRoute):
-    """A route that reads its body as JSON or says why not, and answers a repeated POST from the store."""
+    """A route that reads its body as JSON or says why not, and answers a repeated POST from the store.
+
+    Its path fits with and without a slash at the end. A second route for that would take as long to make as the first.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        self.path_regex = re.compile(self.path_regex.pattern.removesuffix("$").removesuffix("/") + "/?$")
 
     def get_route_handler(self) -> Handler:
         """Wrap FastAPI's handler. What happens here is before the commit and before anything is sent."""
@@ -78,17 +88,18 @@ async def _expect_no_body(request: Request) -> None:
 
 
 class Router(APIRouter):
-    """Registers every path with and without its trailing slash; the twin stays out of the OpenAPI document."""
+    """Makes routes of that kind. `prefix` is the whole path that its own begin with.
+
+    An application takes its `routes`: `include_router()` would make each of them anew, when the first request comes.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(route_class=Route, redirect_slashes=False, **options)
 
     def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        """Add the route as it is documented, and its hidden twin."""
+        """Add the route, which keeps a thread busy while a plain function works."""
         call = endpoint if inspect.iscoroutinefunction(endpoint) else _on_thread(endpoint)
         super().add_api_route(path, call, **options)
-        twin = path.removesuffix("/") if path.endswith("/") else f"{path}/"
-        super().add_api_route(twin, call, **(options | {"include_in_schema": False}))
 
 
 def _on_thread(endpoint: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]:

@@ -24,8 +24,6 @@ from wsp.web.gate import Gate
 from wsp.webhooks.endpoints import router as webhooks_router
 from wsp.webhooks.sender import Sender
 
-API_BASE = "/api/v1"
-
 
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """The API on a database. Nothing is connected until the application starts."""
@@ -62,10 +60,9 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.keyring = keyring
     app.state.requests = metrics.RequestCounts()
     app.state.watching = watching
-    for router in (*FTP_ROUTERS, *CRON_ROUTERS, webhooks_router, auth_router, keys_router):
-        app.include_router(router, prefix=API_BASE)
-    app.include_router(health.router)
-    app.include_router(metrics.router)
+    others = (webhooks_router, auth_router, keys_router, health.router, metrics.router)
+    for router in (*FTP_ROUTERS, *CRON_ROUTERS, *others):
+        app.router.routes += router.routes
     documents.install(app)
     failures.install(app)
     app.add_middleware(

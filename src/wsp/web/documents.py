@@ -5,10 +5,13 @@ from typing import Any
 
 import fastapi_swagger
 from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
+
+from wsp.rest.answers import failure_schemas
 
 DESCRIPTION = """\
 Two tools of a hosting panel behind one API: **FTP accounts**, which an embedded FTP server really serves, and
@@ -82,7 +85,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
             operation["responses"].pop("422", None)  # bad input is 400 here
             if method == "post":
                 operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+    schemas = document["components"]["schemas"] | jsonable_encoder(failure_schemas(), exclude_none=True)
     for unused in ("HTTPValidationError", "ValidationError"):
-        document["components"]["schemas"].pop(unused, None)
+        schemas.pop(unused, None)
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
     app.openapi_schema = document
     return document

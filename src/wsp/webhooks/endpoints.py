@@ -17,7 +17,7 @@ from wsp.rest.lists import (
     ShortPageQuery,
     page_headers,
 )
-from wsp.rest.routing import Router
+from wsp.rest.routing import API_BASE, Router
 from wsp.rest.session import Reader, Writer, Zone
 from wsp.rest.state import get_state
 from wsp.webhooks import service
@@ -33,7 +33,7 @@ from wsp.webhooks.schemas import (
 )
 from wsp.webhooks.targets import parse_url, refuse_private
 
-router = Router(prefix="/webhooks", tags=["Webhooks"], responses=failures())
+router = Router(prefix=f"{API_BASE}/webhooks", tags=["Webhooks"], responses=failures())
 
 MAX_ID = 2**63 - 1
 

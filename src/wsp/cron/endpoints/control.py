@@ -20,10 +20,10 @@ from wsp.cron.schemas.control import (
 from wsp.rest.answers import Message, failures
 from wsp.rest.fields import one_line
 from wsp.rest.lists import LIST_HEADERS, OWNED_PAGE_PARAMETERS, OwnedPageQuery, page_headers
-from wsp.rest.routing import Router
+from wsp.rest.routing import API_BASE, Router
 from wsp.rest.session import Reader, Writer, Zone
 
-router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
+router = Router(prefix=f"{API_BASE}/cronjobs", tags=["Cron jobs"], responses=failures())
 
 Caller = Annotated[Principal, caller("cron")]
 JobId = Annotated[int, Path(description="The job's id", examples=[5])]

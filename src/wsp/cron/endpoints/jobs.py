@@ -17,10 +17,10 @@ from wsp.errors import Forbidden
 from wsp.rest.answers import Message, failures
 from wsp.rest.lists import LIST_HEADERS, page_headers
 from wsp.rest.long_answers import LongBody
-from wsp.rest.routing import Router
+from wsp.rest.routing import API_BASE, Router
 from wsp.rest.session import Reader, Writer, Zone
 
-router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
+router = Router(prefix=f"{API_BASE}/cronjobs", tags=["Cron jobs"], responses=failures())
 
 Caller = Annotated[Principal, caller("cron")]
 JobId = Annotated[int, Path(description="The job's id", examples=[5])]

@@ -16,10 +16,10 @@ from wsp.rest.lists import (
     ShortPageQuery,
     page_headers,
 )
-from wsp.rest.routing import Router
+from wsp.rest.routing import API_BASE, Router
 from wsp.rest.session import Reader, Zone
 
-router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
+router = Router(prefix=f"{API_BASE}/cronjobs", tags=["Cron jobs"], responses=failures())
 
 WithStatus = Annotated[Status | None, Query(description="Only those with this status")]
 

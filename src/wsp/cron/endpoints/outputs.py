@@ -19,11 +19,11 @@ from wsp.cron.models import ENDED, JobRun
 from wsp.cron.schemas.runs import RunOut
 from wsp.heartbeat import node_name
 from wsp.rest.answers import Failure, failures
-from wsp.rest.routing import Router
+from wsp.rest.routing import API_BASE, Router
 from wsp.rest.session import Reader
 from wsp.rest.state import State, get_state
 
-router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
+router = Router(prefix=f"{API_BASE}/cronjobs", tags=["Cron jobs"], responses=failures())
 
 MAX_PLACE = 10**18
 BYTES = "application/octet-stream"

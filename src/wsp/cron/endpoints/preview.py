@@ -8,10 +8,10 @@ from wsp.cron.schedule.zones import zone_of
 from wsp.cron.schemas.preview import PreviewOut, PreviewRequest
 from wsp.database import utc_now
 from wsp.rest.answers import failures
-from wsp.rest.routing import Router
+from wsp.rest.routing import API_BASE, Router
 from wsp.rest.session import Zone
 
-router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
+router = Router(prefix=f"{API_BASE}/cronjobs", tags=["Cron jobs"], responses=failures())
 
 Caller = Annotated[Principal, caller("cron")]
 

@@ -11,11 +11,11 @@ from wsp.cron.schemas.runs import RUN_PARAMETERS, KillRequest, RunOut, RunQuery
 from wsp.database import utc_now
 from wsp.rest.answers import failures
 from wsp.rest.lists import LIST_HEADERS
-from wsp.rest.routing import Router
+from wsp.rest.routing import API_BASE, Router
 from wsp.rest.session import Reader, Writer, Zone
 from wsp.rest.state import get_state
 
-router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
+router = Router(prefix=f"{API_BASE}/cronjobs", tags=["Cron jobs"], responses=failures())
 
 RunId = Annotated[int, Path(description="The run's id", examples=[17])]
 

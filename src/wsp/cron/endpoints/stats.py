@@ -11,12 +11,12 @@ from wsp.cron.schedule.zones import zone_for
 from wsp.cron.schemas.stats import JobStats
 from wsp.database import utc_now
 from wsp.rest.answers import failures
-from wsp.rest.routing import Router
+from wsp.rest.routing import API_BASE, Router
 from wsp.rest.session import Reader, Zone
 
 MAX_DAYS = 366
 
-router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
+router = Router(prefix=f"{API_BASE}/cronjobs", tags=["Cron jobs"], responses=failures())
 
 
 @router.get(

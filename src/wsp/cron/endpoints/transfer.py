@@ -13,13 +13,13 @@ from wsp.errors import Invalid
 from wsp.rest.answers import failures
 from wsp.rest.bodies import RequestBody, left_out
 from wsp.rest.fields import Owner, one_line
-from wsp.rest.routing import Router
+from wsp.rest.routing import API_BASE, Router
 from wsp.rest.session import Reader, Writer
 from wsp.rest.state import get_state
 
 MAX_JOBS = 1000  # a second or two, in which nobody else can write
 
-router = Router(prefix="/cronjobs", tags=["Cron jobs"], responses=failures())
+router = Router(prefix=f"{API_BASE}/cronjobs", tags=["Cron jobs"], responses=failures())
 
 Caller = Annotated[Principal, caller("cron")]
 

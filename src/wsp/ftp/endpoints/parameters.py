@@ -8,7 +8,7 @@ from pydantic import AfterValidator
 from wsp.auth.dependencies import Principal, caller
 from wsp.rest.answers import failures
 from wsp.rest.fields import Domain, not_blank, one_line
-from wsp.rest.routing import Router
+from wsp.rest.routing import API_BASE, Router
 
 Caller = Annotated[Principal, caller("ftp")]
 AccountId = Annotated[
@@ -21,4 +21,4 @@ DomainName = Annotated[Domain, Path(examples=["example.com"]), AfterValidator(no
 
 def ftp_router() -> Router:
     """A router of `/ftp`; `wsp.ftp.endpoints.ROUTERS` puts them in order."""
-    return Router(prefix="/ftp", tags=["FTP accounts"], responses=failures())
+    return Router(prefix=f"{API_BASE}/ftp", tags=["FTP accounts"], responses=failures())
