@@ -11,6 +11,7 @@ import subprocess
 import sysconfig
 import tempfile
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -244,16 +245,16 @@ def _can_be_bound(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
-    """A function that names a TCP port of the loopback that is free, and not named before."""
-    given: set[int] = set()
+    """A function that names a TCP port of the loopback that is free, and not named of late."""
+    given: deque[int] = deque(maxlen=500)
     # Tests that run beside these have other ports: "gw3" is the fourth worker.
-    first = 10_000 + 1_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10)
+    first = 10_000 + 2_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10)
 
     def pick() -> int:
         # Below what the system gives to clients: one of those could take it before the server that it is for.
-        while (port := random.randrange(first, first + 1_000)) in given or not _can_be_bound(port):
+        while (port := random.randrange(first, first + 2_000)) in given or not _can_be_bound(port):
             continue
-        given.add(port)
+        given.append(port)
         return port
 
     return pick
