@@ -248,7 +248,7 @@ def free_port() -> Callable[[], int]:
     """A function that names a TCP port of the loopback that is free, and not named of late."""
     given: deque[int] = deque(maxlen=500)
     # Tests that run beside these have other ports: "gw3" is the fourth worker.
-    first = 10_000 + 2_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 10)
+    first = 10_000 + 2_000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 5)
 
     def pick() -> int:
         # Below what the system gives to clients: one of those could take it before the server that it is for.
