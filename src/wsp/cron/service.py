@@ -172,7 +172,8 @@ def delete_job(session: Session, visible_to: str | None, job_id: int) -> None:
 
 
 def _lock_chains(session: Session, job_id: int) -> None:
-    owner = session.scalar(select(CronJob.owner).where(CronJob.id == job_id)) if job_id <= MAX_JOB_ID else None
+    query = select(CronJob.owner).where(CronJob.id == job_id)
+    owner = session.scalar(query) if 0 < job_id <= MAX_JOB_ID else None
     if owner is not None:
         chains.lock(session, owner)
 

@@ -170,9 +170,13 @@ class TestIds:
         ann("DELETE", f"/cronjobs/{first}")
         assert ann("POST", "/cronjobs/", NIGHTLY).json()["id"] > first
 
-    @pytest.mark.parametrize("number", ["0", "-1", "99999999999", "9" * 40])
+    @pytest.mark.parametrize("number", ["0", "-1", "99999999999", "9" * 40, "-" + "9" * 40])
     def test_a_number_that_no_job_has_is_not_found(self, ann: Any, number: str) -> None:
         assert ann("GET", f"/cronjobs/{number}").status_code == 404
+        assert ann("DELETE", f"/cronjobs/{number}").status_code == 404
+        changes: list[dict[str, Any]] = [{}, {"name": "other"}, {"after": []}, {"cron_expr": ""}]
+        for change in changes:
+            assert ann("PUT", f"/cronjobs/{number}", change).status_code == 404, change
 
     @pytest.mark.parametrize("text", ["abc", "1.5", "%00", "%EF%BC%91"])
     def test_what_is_no_number_is_refused(self, ann: Any, text: str) -> None:
