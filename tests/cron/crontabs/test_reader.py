@@ -152,6 +152,9 @@ class TestSettings:
             ("MAILFROM=x", "MAILFROM is not kept"),
             ("LOGNAME=x", "LOGNAME is not kept"),
             ("RANDOM_DELAY=soon", "RANDOM_DELAY is not kept: it is no number of minutes"),
+            ("RANDOM_DELAY=²", "RANDOM_DELAY is not kept: it is no number of minutes"),
+            # More digits than int() takes.
+            (f"RANDOM_DELAY={'9' * 5000}", "RANDOM_DELAY is not kept: it is no number of minutes"),
             (
                 "TZ=Asia/Tokyo",
                 "TZ is the command's, as cron has it; the times of the job are on the clock of the server",

@@ -38,6 +38,7 @@ _JOB = re.compile(r"-?(?P<times>@[^ \t]+|[^ \t]+(?:[ \t]+[^ \t]+){4})(?:[ \t]+(?
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?", re.ASCII)
 _HEADING = re.compile(r"\W*m(in(ute)?)?\s+h(our)?\s.*command\W*", re.IGNORECASE)
 _ESCAPED_OR_PERCENT = re.compile(r"\\.|%", re.DOTALL)
+_MINUTES = re.compile(r"[0-9]{1,9}")  # int() refuses what is thousands of digits long
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f]+")
 
 # Accounts of Debian's base-passwd, but for those whose names are commands too, and words that begin a command line.
@@ -201,7 +202,7 @@ def _add_surroundings(job: dict[str, Any], settings: Mapping[str, str], owner: s
         warnings.append("TZ is the command's, as cron has it; the times of the job are on the clock of the server")
     if settings.get("SHELL", SHELL) != SHELL:
         job["shell"] = settings["SHELL"]
-    if settings.get("RANDOM_DELAY", "").isdecimal():
+    if _MINUTES.fullmatch(settings.get("RANDOM_DELAY", "")):
         job["jitter_seconds"] = int(settings["RANDOM_DELAY"]) * 60
     elif "RANDOM_DELAY" in settings:
         warnings.append("RANDOM_DELAY is not kept: it is no number of minutes")
