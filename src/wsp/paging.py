@@ -91,5 +91,38 @@ class Pieces:
             query = self._query.where(self._key > getattr(rows[-1], self._key.key)).order_by(self._key)
 
 
+class Chosen:
+    """Rows of which the keys are known, some at a time, in the order of the keys.
+
+    For lists that no index has in their order, and no unchanging one: a single question decides what is in them, and a
+    number a row is all that memory holds of it. A row that was removed since is left out.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        shape: Shape,
+        key: InstrumentedAttribute[int],
+        keys: Sequence[int],
+        *,
+        at_once: int | None = None,
+    ) -> None:
+        """`key` is a column of `shape`. `at_once`: how many rows are read together; fewer where rows are large."""
+        self._session = session
+        self._make = shape.make
+        self._query = select(*shape.columns)
+        self._key = key
+        self._keys = keys
+        self._at_once = at_once
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        size = self._at_once or PIECE_ROWS
+        for start in range(0, len(self._keys), size):
+            keys = self._keys[start : start + size]
+            rows = self._session.connection().execute(self._query.where(self._key.in_(keys))).all()
+            found = {getattr(row, self._key.key): row for row in map(self._make, rows)}
+            yield [found[key] for key in keys if key in found]
+
+
 def _count(session: Session, query: Select[*tuple[Any, ...]]) -> int:
     return session.scalar(select(func.count()).select_from(query.order_by(None).subquery())) or 0

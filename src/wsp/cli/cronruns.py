@@ -106,7 +106,8 @@ def logs(
                 "" if each.duration_ms is None else f"{each.duration_ms / 1000:.1f} s",
                 each.reason,
             )
-            for each in found
+            for runs_read in found
+            for each in runs_read
         ]
     print_table(("Run", "Due", "Trigger", "Status", "Exit", "Took", ""), rows)
 

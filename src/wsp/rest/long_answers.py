@@ -51,6 +51,12 @@ class LongBody:
             self.write(to_json(item) if count == 1 else b"," + to_json(item))
         return count
 
+    def write_list(self, items: Iterable[object]) -> None:
+        """Add a JSON array of these items."""
+        self.write(b"[")
+        self.write_items(items)
+        self.write(b"]")
+
     def __len__(self) -> int:
         return self._size
 

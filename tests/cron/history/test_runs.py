@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import event, insert, text
 
 from wsp.cron.history import runs
-from wsp.cron.history.runs import Cursor, RunList, RunPage
+from wsp.cron.history.runs import Cursor, RunPage
 from wsp.cron.models import JobRun
 from wsp.database import Database
 from wsp.errors import Conflict, Invalid, NotFound, Unavailable
@@ -19,18 +19,28 @@ NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 
 
+class RunsRead(NamedTuple):
+    """A RunList of which the runs were read."""
+
+    runs: list[Any]
+    total: int
+    older: Cursor | None
+    newer: Cursor | None
+
+
 @pytest.fixture
-def listed(database: Database) -> Callable[..., RunList]:
+def listed(database: Database) -> Callable[..., RunsRead]:
     """`listed(job_id, limit=…, …)`: a page of the runs of a job, as an admin sees it at noon."""
 
-    def look(job_id: int, *, visible_to: str | None = None, now: datetime = NOON, **page: Any) -> RunList:
+    def look(job_id: int, *, visible_to: str | None = None, now: datetime = NOON, **page: Any) -> RunsRead:
         with database.reading() as session:
-            return runs.list_runs(session, visible_to, job_id, RunPage(**page), now)
+            found = runs.list_runs(session, visible_to, job_id, RunPage(**page), now)
+            return RunsRead([run for piece in found.runs for run in piece], found.total, found.older, found.newer)
 
     return look
 
 
-def ids(found: RunList) -> list[int]:
+def ids(found: RunsRead) -> list[int]:
     return [run.id for run in found.runs]
 
 
@@ -150,10 +160,11 @@ class TestCursors:
         page = listed(job, limit=10, cursor=str(Cursor(NOON - 15_000 * MINUTE)))
         assert page.runs[0].scheduled_for == NOON - 15_001 * MINUTE
         of_runs = [each for each in asked if "cron_runs" in each[0]]
-        assert len(of_runs) == 2
-        counted, fetched = (_plan(database, *each) for each in of_runs)
+        assert len(of_runs) == 3
+        counted, fetched, read = (_plan(database, *each) for each in of_runs)
         index = "uq_cron_runs_job_id_scheduled_for" if not database.is_sqlite else "sqlite_autoindex_cron_runs_1"
         assert index in counted
+        assert "PRIMARY KEY" in read or "pk_cron_runs" in read
         assert "COVERING INDEX" in counted or "Index Only Scan" in counted
         assert index in fetched
         assert "TEMP B-TREE" not in fetched

@@ -38,9 +38,7 @@ def list_jobs(caller: Caller, session: Reader, zone: Zone, page: JobQuery, reque
     """Every job of the caller, oldest first; of every owner for admins."""
     pieces = service.list_jobs(session, caller.sees_owner, page)
     body = LongBody()
-    body.write(b"[")
-    body.write_items(_listed(pieces, session, zone))
-    body.write(b"]")
+    body.write_list(_listed(pieces, session, zone))
     return body.answer(page_headers(request, page, pieces.total))
 
 

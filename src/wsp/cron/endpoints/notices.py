@@ -1,12 +1,15 @@
 """`/api/v1/cronjobs/notices` and `/api/v1/cronjobs/{id}/notices`: mails, and what became of them."""
 
+from collections.abc import Mapping
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 from fastapi import Query, Request, Response
 
 from wsp.cron.endpoints.jobs import Caller, JobId
 from wsp.cron.notices import outbox
-from wsp.cron.schemas.notices import NoticeOut, Status
+from wsp.cron.schemas.notices import NoticeOut, Status, shown_notice
+from wsp.paging import Chosen
 from wsp.rest.answers import failures
 from wsp.rest.lists import (
     LIST_HEADERS,
@@ -16,6 +19,7 @@ from wsp.rest.lists import (
     ShortPageQuery,
     page_headers,
 )
+from wsp.rest.long_answers import LongBody
 from wsp.rest.routing import API_BASE, Router
 from wsp.rest.session import Reader, Zone
 
@@ -28,6 +32,7 @@ WithStatus = Annotated[Status | None, Query(description="Only those with this st
     "/notices",
     operation_id="listCronNotices",
     summary="List the mails about all cron jobs",
+    response_model=list[NoticeOut],
     openapi_extra=OWNED_PAGE_PARAMETERS,
     responses={200: {"headers": LIST_HEADERS}},
 )
@@ -37,22 +42,21 @@ def list_notices(
     zone: Zone,
     page: OwnedPageQuery,
     request: Request,
-    response: Response,
     status: WithStatus = None,
-) -> list[NoticeOut]:
+) -> Response:
     """Mails that were sent, failed, wait or were withheld, newest first; of every owner's jobs for admins.
 
     `status=failed` shows the alerts that nobody got.
     """
     notices, total = outbox.list_of_owner(session, caller.sees_owner, page, status=status)
-    response.headers.update(page_headers(request, page, total))
-    return [NoticeOut.of(notice, zone) for notice in notices]
+    return _answer(notices, zone, page_headers(request, page, total))
 
 
 @router.get(
     "/{id}/notices",
     operation_id="listCronJobNotices",
     summary="List the mails about a cron job",
+    response_model=list[NoticeOut],
     openapi_extra=SHORT_PAGE_PARAMETERS,
     responses={200: {"headers": LIST_HEADERS}, **failures(404)},
 )
@@ -63,10 +67,14 @@ def list_job_notices(
     zone: Zone,
     page: ShortPageQuery,
     request: Request,
-    response: Response,
     status: WithStatus = None,
-) -> list[NoticeOut]:
+) -> Response:
     """Mails about one job that were sent, failed, wait or were withheld, newest first. Kept for 30 days."""
     notices, total = outbox.list_of_job(session, caller.sees_owner, id, page, status=status)
-    response.headers.update(page_headers(request, page, total))
-    return [NoticeOut.of(notice, zone) for notice in notices]
+    return _answer(notices, zone, page_headers(request, page, total))
+
+
+def _answer(pieces: Chosen, zone: ZoneInfo, headers: Mapping[str, str]) -> Response:
+    body = LongBody()
+    body.write_list(shown_notice(notice, zone) for notices in pieces for notice in notices)
+    return body.answer(headers)

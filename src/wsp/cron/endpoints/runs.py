@@ -7,10 +7,11 @@ from fastapi import Path, Request, Response
 
 from wsp.cron.endpoints.jobs import Caller, JobId
 from wsp.cron.history import runs as service
-from wsp.cron.schemas.runs import RUN_PARAMETERS, KillRequest, RunOut, RunQuery
+from wsp.cron.schemas.runs import RUN_PARAMETERS, KillRequest, RunOut, RunQuery, shown_run
 from wsp.database import utc_now
 from wsp.rest.answers import failures
 from wsp.rest.lists import LIST_HEADERS
+from wsp.rest.long_answers import LongBody
 from wsp.rest.routing import API_BASE, Router
 from wsp.rest.session import Reader, Writer, Zone
 from wsp.rest.state import get_state
@@ -24,19 +25,19 @@ RunId = Annotated[int, Path(description="The run's id", examples=[17])]
     "/{id}/logs",
     operation_id="listCronJobRuns",
     summary="Show the runs of a cron job",
+    response_model=list[RunOut],
     openapi_extra=RUN_PARAMETERS,
     responses={200: {"headers": LIST_HEADERS}, **failures(404)},
 )
-def list_runs(
-    id: JobId, caller: Caller, session: Reader, zone: Zone, page: RunQuery, request: Request, response: Response
-) -> list[RunOut]:
+def list_runs(id: JobId, caller: Caller, session: Reader, zone: Zone, page: RunQuery, request: Request) -> Response:
     """The runs, newest first: one for every time the job was due, with what the command printed.
 
     With `limit`, the `Link` header says where the list goes on. Its links stay good while runs are added.
     """
     found = service.list_runs(session, caller.sees_owner, id, page, utc_now())
-    response.headers.update(_headers(request, found))
-    return [RunOut.of(run, zone, output=page.output) for run in found.runs]
+    body = LongBody()
+    body.write_list(shown_run(run, zone, output=page.output) for runs in found.runs for run in runs)
+    return body.answer(_headers(request, found))
 
 
 def _headers(request: Request, found: service.RunList) -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import ColumnElement, Select, and_, func, not_, or_, select
 from sqlalchemy.orm import Session, defer
@@ -14,14 +14,28 @@ from wsp.cron.models import ENDED, QUEUED, UNSUCCESSFUL, JobRun
 from wsp.cron.notices import alerts
 from wsp.cron.planning import queue
 from wsp.cron.planning.followups import follow_ups
-from wsp.cron.planning.rows import is_one_of
+from wsp.cron.planning.rows import RUNS, is_one_of
 from wsp.cron.service import MAX_JOB_ID, get_job
 from wsp.errors import Conflict, Invalid, NotFound, Unavailable
 from wsp.heartbeat import alive
-from wsp.paging import Page, matching
+from wsp.paging import Chosen, Page, Shape, matching
 from wsp.settings import Settings
 
 S = TypeVar("S", bound=Select[*tuple[Any, ...]])
+
+RunRow: TypeAlias = Any
+"""A run, or a row that has what is shown of one; without `output` where that was not asked for."""
+
+WITH_OUTPUT_AT_ONCE = 16  # rows: each may have 64 KiB of output
+_WITHOUT_OUTPUT = Shape(
+    RUNS.c[name]
+    for name in (
+        *("id", "job_id", "status", "exit_code", "trigger", "scheduled_for", "start_at", "started_at", "finished_at"),
+        *("duration_ms", "output_truncated", "reason", "attempt", "cause_run_id", "requested_by", "cpu_ms"),
+        *("memory_kb", "output_bytes", "kill_requested_at", "kill_reason"),
+    )
+)
+_WITH_OUTPUT = Shape((*_WITHOUT_OUTPUT.columns, RUNS.c.output))
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -70,9 +84,12 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class RunList:
-    """A part of the runs, newest first, how many there are in all, and where the parts beside it are."""
+    """A part of the runs, newest first, how many there are in all, and where the parts beside it are.
 
-    runs: Sequence[JobRun]
+    The runs are rows with what is shown of them, some at a time; they are read while the session lives.
+    """
+
+    runs: Iterable[Sequence[RunRow]]
     total: int
     older: Cursor | None = None
     newer: Cursor | None = None
@@ -86,17 +103,21 @@ def list_runs(session: Session, visible_to: str | None, job_id: int, page: RunPa
     job = get_job(session, visible_to, job_id)
     if page.cursor and page.offset:
         raise Invalid("Offset cannot be given together with a cursor", field="offset")
-    query = _filtered(select(JobRun).where(JobRun.job_id == job.id), page)
-    query = query.where(or_(JobRun.scheduled_for <= now, not_(_PROMISED))).options(defer(JobRun.output_frames))
-    if not page.output:
-        query = query.options(defer(JobRun.output))
+    query = _filtered(select(JobRun.id, JobRun.scheduled_for).where(JobRun.job_id == job.id), page)
+    query = query.where(or_(JobRun.scheduled_for <= now, not_(_PROMISED)))
     if page.limit is None and not page.offset and not page.cursor:
-        runs = session.scalars(query.order_by(JobRun.scheduled_for.desc())).all()
-        return RunList(runs, len(runs))
+        run_ids = session.scalars(query.order_by(JobRun.scheduled_for.desc())).all()
+        return RunList(_chosen(session, run_ids, page), len(run_ids))
     return _part(session, query, page, _count(session, job.id, page, now))
 
 
-def _part(session: Session, query: Select[JobRun], page: RunPage, total: int) -> RunList:
+def _chosen(session: Session, run_ids: Sequence[int], page: RunPage) -> Chosen:
+    if page.output:
+        return Chosen(session, _WITH_OUTPUT, JobRun.id, run_ids, at_once=WITH_OUTPUT_AT_ONCE)
+    return Chosen(session, _WITHOUT_OUTPUT, JobRun.id, run_ids)
+
+
+def _part(session: Session, query: Select[int, datetime], page: RunPage, total: int) -> RunList:
     cursor = Cursor.read(page.cursor) if page.cursor else None
     newer = cursor is not None and cursor.newer
     if cursor is not None:
@@ -104,16 +125,16 @@ def _part(session: Session, query: Select[JobRun], page: RunPage, total: int) ->
         query = query.where(JobRun.scheduled_for > cursor.at if newer else JobRun.scheduled_for < cursor.at)
     query = query.order_by(JobRun.scheduled_for.asc() if newer else JobRun.scheduled_for.desc())
     wanted = None if page.limit is None else page.limit + 1  # the one more tells whether the list goes on
-    runs = list(session.scalars(query.limit(wanted).offset(page.offset)))
+    runs = session.execute(query.limit(wanted).offset(page.offset)).all()
     goes_on = page.limit is not None and len(runs) > page.limit
     runs = runs[: page.limit]
     if newer:
-        runs.reverse()
+        runs = runs[::-1]
     if not runs:
-        return RunList(runs, total)
+        return RunList((), total)
     has_older, has_newer = (True, goes_on) if newer else (goes_on, cursor is not None or page.offset > 0)
     return RunList(
-        runs,
+        _chosen(session, [run.id for run in runs], page),
         total,
         older=Cursor(runs[-1].scheduled_for) if has_older else None,
         newer=Cursor(runs[0].scheduled_for, newer=True) if has_newer else None,

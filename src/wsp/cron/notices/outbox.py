@@ -7,11 +7,11 @@ only one of them can make. When a sender dies, that moment comes, and another on
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Select, and_, case, delete, func, insert, literal, or_, select, update
-from sqlalchemy.orm import Session, defer
+from sqlalchemy import Select, Table, and_, case, delete, func, insert, literal, or_, select, update
+from sqlalchemy.orm import Session
 
 from wsp.counters import add_to_stored
 from wsp.cron import service
@@ -20,7 +20,7 @@ from wsp.cron.notices import mail
 from wsp.cron.notices.mail import Text
 from wsp.cron.schedule.zones import zone_for
 from wsp.heartbeat import node_name
-from wsp.paging import Page, fetch, matching
+from wsp.paging import Chosen, Page, Shape, fetch, matching
 from wsp.settings import Settings
 
 Kind = Literal["run", "failure", "recovery", "overdue", "unusual", "summary"]
@@ -43,6 +43,9 @@ NO_ADDRESS = "There is no address to send it to: set email_on_complete, or the o
 # Not as a parameter: the index of what is pending is found by this very text.
 IS_PENDING = Notice.status == literal(PENDING, literal_execute=True)
 _COUNTER = "cron_mails_total"
+
+# What a mail says is as much as all the rest, many times over.
+_SHOWN = Shape(each for each in cast(Table, Notice.__table__).c if each.name != "body")
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,17 +262,18 @@ def _count(session: Session, status: str, amount: int = 1) -> None:
 
 def list_of_job(
     session: Session, visible_to: str | None, job_id: int, page: Page, *, status: str | None
-) -> tuple[list[Notice], int]:
-    """A part of the mails about a job, newest first, and how many match in all. Raises NotFound."""
+) -> tuple[Chosen, int]:
+    """A part of the mails about a job, newest first, and how many match in all. Raises NotFound.
+
+    They are rows with what is shown of a mail, some at a time; they are read while the session lives.
+    """
     job = service.get_job(session, visible_to, job_id)
-    return _listed(session, select(Notice).where(Notice.job_id == job.id), page, status)
+    return _listed(session, select(Notice.id).where(Notice.job_id == job.id), page, status)
 
 
-def list_of_owner(
-    session: Session, visible_to: str | None, page: Page, *, status: str | None
-) -> tuple[list[Notice], int]:
+def list_of_owner(session: Session, visible_to: str | None, page: Page, *, status: str | None) -> tuple[Chosen, int]:
     """The same for the mails about all jobs that are visible."""
-    query = select(Notice).join(CronJob, CronJob.id == Notice.job_id)
+    query = select(Notice.id).join(CronJob, CronJob.id == Notice.job_id)
     if visible_to is not None:
         query = query.where(CronJob.owner == visible_to)
     if page.owner:
@@ -277,9 +281,9 @@ def list_of_owner(
     return _listed(session, query, page, status)
 
 
-def _listed(session: Session, query: Select[Notice], page: Page, status: str | None) -> tuple[list[Notice], int]:
+def _listed(session: Session, query: Select[int], page: Page, status: str | None) -> tuple[Chosen, int]:
     query = matching(query, page.search, [Notice.recipient, Notice.subject, Notice.error])
     if status is not None:
         query = query.where(Notice.status == status)
-    query = query.options(defer(Notice.body))  # as much as all the rest, many times over
-    return fetch(session, query.order_by(Notice.created_at.desc(), Notice.id.desc()), page)
+    found, total = fetch(session, query.order_by(Notice.created_at.desc(), Notice.id.desc()), page)
+    return Chosen(session, _SHOWN, Notice.id, found), total

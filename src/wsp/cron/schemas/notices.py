@@ -1,12 +1,14 @@
 """What the API says of mails about cron jobs."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, TypeAlias
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, Field
 
-from wsp.cron.models import Notice
 from wsp.rest.fields import Timestamp, rfc3339
+
+NoticeRow: TypeAlias = Any
+"""A row that has what is shown of a Notice."""
 
 Status = Literal["pending", "sent", "failed", "withheld"]
 
@@ -40,21 +42,21 @@ class NoticeOut(BaseModel):
     next_attempt_at: Annotated[Timestamp | None, Field(description="While it is pending")]
     finished_at: Annotated[Timestamp | None, Field(description="When it was sent, given up or withheld")]
 
-    @classmethod
-    def of(cls, notice: Notice, zone: ZoneInfo) -> Self:
-        """A mail as answers show it."""
-        return cls(
-            id=notice.id,
-            job_id=notice.job_id,
-            run_id=notice.run_id,
-            kind=notice.kind,
-            recipient=notice.recipient,
-            subject=notice.subject,
-            status=notice.status,
-            attempts=notice.attempts,
-            error=notice.error,
-            due_at=rfc3339(notice.due_at, zone),
-            created_at=rfc3339(notice.created_at, zone),
-            next_attempt_at=rfc3339(notice.next_attempt_at, zone) if notice.next_attempt_at else None,
-            finished_at=rfc3339(notice.finished_at, zone) if notice.finished_at else None,
-        )
+
+def shown_notice(notice: NoticeRow, zone: ZoneInfo) -> dict[str, Any]:
+    """A mail as answers show it: what a NoticeOut becomes in the end."""
+    return {
+        "id": notice.id,
+        "job_id": notice.job_id,
+        "run_id": notice.run_id,
+        "kind": notice.kind,
+        "recipient": notice.recipient,
+        "subject": notice.subject,
+        "status": notice.status,
+        "attempts": notice.attempts,
+        "error": notice.error,
+        "due_at": rfc3339(notice.due_at, zone),
+        "created_at": rfc3339(notice.created_at, zone),
+        "next_attempt_at": rfc3339(notice.next_attempt_at, zone) if notice.next_attempt_at else None,
+        "finished_at": rfc3339(notice.finished_at, zone) if notice.finished_at else None,
+    }

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
-from wsp.cron.history.runs import RunPage
+from wsp.cron.history.runs import RunPage, RunRow
 from wsp.cron.models import ENDED, OPEN, QUEUED, JobRun
 from wsp.rest.bodies import RequestBody
 from wsp.rest.fields import Timestamp, instant, one_line, rfc3339
@@ -101,36 +101,47 @@ class RunOut(BaseModel):
     ] = ""
 
     @classmethod
-    def of(cls, run: JobRun, zone: ZoneInfo, *, output: bool = True) -> Self:
-        """A run as answers show it; without `output` the column is not looked at."""
+    def of(cls, run: JobRun, zone: ZoneInfo) -> Self:
+        """A run as answers show it."""
+        return cls(**shown_run(run, zone))
 
-        def time(value: datetime | None) -> str | None:
-            return rfc3339(value, zone) if value else None
 
-        return cls(
-            id=run.id,
-            job_id=run.job_id,
-            status=run.status,
-            ok=run.status == "succeeded",
-            exit_code=run.exit_code,
-            trigger=run.trigger,
-            scheduled_for=rfc3339(run.scheduled_for, zone),
-            started_at=time(run.started_at),
-            finished_at=time(run.finished_at),
-            duration_ms=run.duration_ms,
-            output=run.output if output else "",
-            output_truncated=run.output_truncated,
-            reason=run.reason,
-            attempt=run.attempt,
-            cause_run_id=run.cause_run_id,
-            requested_by=run.requested_by,
-            start_at=time(run.start_at) if run.status == QUEUED else None,
-            cpu_ms=run.cpu_ms,
-            memory_kb=run.memory_kb,
-            output_bytes=run.output_bytes,
-            kill_requested_at=time(run.kill_requested_at),
-            kill_reason=run.kill_reason,
-        )
+_DEFAULTS = {name: field.default for name, field in RunOut.model_fields.items() if not field.is_required()}
+
+
+def shown_run(run: RunRow, zone: ZoneInfo, *, output: bool = True) -> dict[str, Any]:
+    """The same as plain data, which is what RunOut becomes in the end. Without `output` the column is not looked at."""
+
+    def time(value: datetime | None) -> str | None:
+        return rfc3339(value, zone) if value else None
+
+    shown = {
+        "id": run.id,
+        "job_id": run.job_id,
+        "status": run.status,
+        "ok": run.status == "succeeded",
+        "exit_code": run.exit_code,
+        "trigger": run.trigger,
+        "scheduled_for": rfc3339(run.scheduled_for, zone),
+        "started_at": time(run.started_at),
+        "finished_at": time(run.finished_at),
+        "duration_ms": run.duration_ms,
+        "output": run.output if output else "",
+        "output_truncated": run.output_truncated,
+    }
+    more = {
+        "reason": run.reason,
+        "attempt": run.attempt,
+        "cause_run_id": run.cause_run_id,
+        "requested_by": run.requested_by,
+        "start_at": time(run.start_at) if run.status == QUEUED else None,
+        "cpu_ms": run.cpu_ms,
+        "memory_kb": run.memory_kb,
+        "output_bytes": run.output_bytes,
+        "kill_requested_at": time(run.kill_requested_at),
+        "kill_reason": run.kill_reason,
+    }
+    return shown | {name: value for name, value in more.items() if value != _DEFAULTS[name]}
 
 
 def _statuses(value: str) -> str:
