@@ -160,7 +160,7 @@ MANY_NOTICES: list[dict[str, Any]] = [
     {"run_id": 7, "status": "pending", "next_attempt_at": NOON, "attempts": 2, "error": "ünïcode \u2028"},
     {"status": "sent", "finished_at": NOON, "subject": 'a "quoted" \U0001f600'},
     {"status": "failed"},
-    {"kind": "unusual", "status": "held"},
+    {"kind": "unusual", "status": "sent"},
 ]
 
 
