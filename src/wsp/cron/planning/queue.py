@@ -26,6 +26,7 @@ from wsp.cron.planning.rows import (
     Batch,
     Claim,
     JobRow,
+    OnSqlite,
     OpenRun,
     is_open,
     never_started,
@@ -37,7 +38,7 @@ from wsp.cron.planning.work import End, PlannedRun, Status
 
 IDS_AT_ONCE = 500  # in one statement
 
-_QUEUED = and_(is_open(), RUNS.c.status == literal_column(f"'{QUEUED}'"))
+_QUEUED = and_(OnSqlite(is_open()), RUNS.c.status == literal_column(f"'{QUEUED}'"))
 SECOND = timedelta(seconds=1)
 
 
@@ -80,9 +81,10 @@ def claim_queued(session: Session, now: datetime, zone: ZoneInfo, claim: Claim, 
 
     Those that must not start are skipped, with the reason; those that wait for another run of their job go on waiting.
     """
-    query = _select_runs().where(claimable(), RUNS.c.start_at <= now).order_by(RUNS.c.start_at, RUNS.c.id).limit(limit)
+    # Not by id as well: of very many that are due at one time, each would be looked at to find the first ones.
+    query = _select_runs().where(claimable(), RUNS.c.start_at <= now).order_by(RUNS.c.start_at).limit(limit)
     rows = session.execute(query.with_for_update(of=[JOBS, RUNS], skip_locked=True, key_share=True)).all()
-    return _decide(session, rows, now, zone, claim)
+    return _decide(session, sorted(rows, key=lambda row: (row.start_at, row.run_id)), now, zone, claim)
 
 
 def settle(session: Session, runs: Sequence[PlannedRun], now: datetime, zone: ZoneInfo, claim: Claim) -> Batch:

@@ -6,7 +6,10 @@ from datetime import datetime
 from typing import Any, TypeAlias, cast
 
 from sqlalchemy import ColumnElement, Table, literal_column, select
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 
 from wsp.cron.models import OPEN, QUEUED, RUNNING, CronJob, JobRun
 from wsp.cron.planning.work import End, Job, PlannedRun, Result, Status
@@ -61,6 +64,26 @@ def is_one_of(statuses: Iterable[str], runs: Any = RUNS) -> ColumnElement[bool]:
     """The condition of a partial index, spelled out: a store uses the index for nothing else."""
     condition: ColumnElement[bool] = runs.c.status.in_([literal_column(f"'{status}'") for status in statuses])
     return condition
+
+
+class OnSqlite(FunctionElement[bool]):
+    """A condition that follows from the others, and is there to have SQLite use a partial index.
+
+    PostgreSQL sees that itself. Told of it as well, it takes the two for a list of values to look for, and sorts all
+    that it finds instead of reading in the order of the index until there is enough.
+    """
+
+    inherit_cache = True  # no type: as a Boolean it would be compared with 1
+
+
+@compiles(OnSqlite)
+def _left_out(_element: OnSqlite, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "true"
+
+
+@compiles(OnSqlite, "sqlite")
+def _as_it_is(element: OnSqlite, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **options)
 
 
 def job_of(row: JobRow) -> Job:
