@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -318,27 +319,29 @@ class TestDemotion:
         assert (account.home / "f").read_bytes() == b"old"
         assert (account.home / "g").read_bytes() == b"came meanwhile"
 
-    def test_a_client_that_is_busy_sending_gets_to_read_why(self, running: Any, connect: Any) -> None:
+    def test_a_client_that_is_busy_sending_gets_to_read_why(self, running: Any, connect: Any, until: Any) -> None:
         account = running.account()
-        client, other = connect(running, account), connect(running, account)
+        client = connect(running, account)
+
+        def parts() -> list[Path]:
+            return list(account.home.glob(".wsp-upload-*.tmp"))
 
         class Source:
-            """Goes on until the account is demoted, and a little longer."""
+            """Has the account demoted after the first block, and goes on a little longer than the upload."""
 
-            def __init__(self) -> None:
-                self.left = 2**30
+            reads = 0
 
             def read(self, size: int) -> bytes:
-                if self.left == 2**30:
+                self.reads += 1
+                if self.reads == 2:
+                    until(parts)
                     commit(
                         running.database,
                         lambda session, a: change_account(session, None, a.username, {"read_only": True}),
                         account,
                     )
-                    until_refused(other)
-                    self.left = 50 * size
-                self.left -= size
-                return bytes(size) if self.left >= 0 else b""
+                    until(lambda: not parts())
+                return bytes(size) if self.reads <= 50 else b""
 
         with pytest.raises(ftplib.error_perm, match=r"550 The account is read-only now\."):
             client.storbinary("STOR f", Source())
