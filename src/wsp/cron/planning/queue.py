@@ -131,9 +131,7 @@ def refresh(session: Session, runs: Sequence[PlannedRun], zone: ZoneInfo) -> dic
     for some in _parts(suspects):
         for row in session.execute(_select_runs().where(RUNS.c.id.in_(some), _QUEUED)):
             run = run_of(row)
-            barred = (
-                bar(row, run.job.policy, pauses, run.trigger, run.scheduled_for, run.start_at, run.start_at) is not None
-            )
+            barred = _barred(row, run, pauses, run.start_at) is not None
             contended = known[run.run_id].contended or barred or not _is_tick(row, timetable)
             changed[run.run_id] = run_of(row, contended=contended)
     return changed
