@@ -9,10 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Double, Insert, String, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from wsp.database import Base
+from wsp.database import Base, insert_into
 
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -77,12 +76,11 @@ class Counters:
 
 def add_to_stored(session: Session, node: str, counted: dict[tuple[str, str], float]) -> None:
     """Add amounts to the stored counters of a node."""
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     rows = [
         {"name": name, "labels": labels, "node": node, "value": amount}
         for (name, labels), amount in sorted(counted.items())  # always in one order: no two writers wait in a ring
     ]
-    statement = insert(CounterRow)
+    statement = insert_into(session, CounterRow)
     upsert: Insert = statement.on_conflict_do_update(
         index_elements=[CounterRow.name, CounterRow.labels, CounterRow.node],
         set_={"value": CounterRow.value + statement.excluded.value},

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, DateTime, Engine, MetaData, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -34,6 +35,12 @@ _READ_ONLY = "wsp_read_only"
 def utc_now() -> datetime:
     """The present instant, aware, in UTC, with microseconds."""
     return datetime.now(UTC)
+
+
+def insert_into(session: Session, table: Any) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that takes `on_conflict_do_…`: both stores have it, and SQLAlchemy spells it once for each."""
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    return insert(table)
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -6,12 +6,11 @@ The planner looks at these rows with each tick; nothing has to be armed anew.
 from datetime import datetime
 
 from sqlalchemy import case, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from wsp.cron.models import Maintenance, Pause
 from wsp.cron.notices.watch import begin_anew
-from wsp.database import utc_now
+from wsp.database import insert_into, utc_now
 from wsp.errors import Conflict, Forbidden, NotFound
 from wsp.owners import require_owner
 from wsp.paging import Page, fetch, matching
@@ -28,8 +27,7 @@ def pause(session: Session, owner: str, *, until: datetime | None, reason: str) 
     require_owner(session, owner)
     now = utc_now()
     # In one statement: of two that find no pause at the same moment, the second would fail.
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    statement = insert(Pause).values(owner=owner, paused_at=now, until=until, reason=reason)
+    statement = insert_into(session, Pause).values(owner=owner, paused_at=now, until=until, reason=reason)
     holds = or_(Pause.until.is_(None), Pause.until > now)
     set_ = {"paused_at": case((holds, Pause.paused_at), else_=now), "until": until, "reason": reason}
     upsert = statement.on_conflict_do_update(index_elements=[Pause.owner], set_=set_).returning(Pause)

@@ -3,11 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from wsp import epochs
-from wsp.database import utc_now
+from wsp.database import insert_into, utc_now
 from wsp.errors import NotFound
 from wsp.ftp.models import AnonymousAccess
 from wsp.owners import require_owner
@@ -59,9 +58,8 @@ def _never_configured(domain: str, owner: str) -> AnonymousAccess:
 
 
 def _claim(session: Session, domain: str, owner: str, now: datetime) -> None:
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     session.execute(
-        insert(AnonymousAccess)
+        insert_into(session, AnonymousAccess)
         .values(domain=domain, owner=owner, created_at=now, updated_at=now)
         .on_conflict_do_nothing()
     )

@@ -16,11 +16,11 @@ from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from sqlalchemy import ColumnElement, and_, delete, or_, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from wsp import epochs
 from wsp.addresses import address_allowed, normal_address
+from wsp.database import insert_into
 from wsp.errors import NotFound
 from wsp.ftp.models import Guest
 from wsp.paging import Page, fetch, matching
@@ -171,9 +171,8 @@ def _locked(session: Session, keys: set[Key], now: datetime) -> dict[Key, Guest]
     if not keys:
         return {}
     ordered = sorted(keys)
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     session.execute(
-        insert(Guest)
+        insert_into(session, Guest)
         .values([{"kind": kind, "subject": subject, "score": 0.0, "scored_at": now} for kind, subject in ordered])
         .on_conflict_do_nothing()
     )

@@ -11,10 +11,10 @@ from itertools import islice
 from typing import Any, Literal
 
 from sqlalchemy import delete, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from wsp.counters import Counters, add_to_stored
+from wsp.database import insert_into
 from wsp.ftp.models import FtpAccount
 from wsp.ftp.records import LastSession, SessionRow, Transfer
 from wsp.heartbeat import node_name
@@ -243,8 +243,7 @@ def _upload_data(transfer: EndedTransfer) -> dict[str, Any]:
 
 def _upsert(session: Session, table: Any, key: str, rows: list[dict[str, Any]]) -> None:
     """Insert rows that all have the same columns, or set these columns where the key is there already."""
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(table)
+    statement = insert_into(session, table)
     changed = {name: statement.excluded[name] for name in rows[0] if name != key}
     session.execute(statement.on_conflict_do_update(index_elements=[key], set_=changed), rows)
 

@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from wsp.database import insert_into
 from wsp.ftp.counting import Figure, count
 from wsp.ftp.models import Usage
 from wsp.homes import home_path
@@ -44,8 +44,7 @@ def usage_of(session: Session, files_root: Path, home: str) -> Figure | None:
 
 def store_usage(session: Session, figures: Sequence[tuple[str, Figure, datetime]]) -> None:
     """Write what homes hold, with the time of their last count."""
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    statement = insert(Usage)
+    statement = insert_into(session, Usage)
     statement = statement.on_conflict_do_update(
         index_elements=[Usage.home_dir],
         set_={name: statement.excluded[name] for name in ("used_bytes", "file_count", "counted_at")},

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from zoneinfo import TZPATH, ZoneInfo
 
 from sqlalchemy import delete, func, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from wsp.cron.models import QUEUED, SKIPPED, CronState
@@ -18,6 +17,7 @@ from wsp.cron.planning.bulk import insert_runs, update_rows
 from wsp.cron.planning.rows import BATCH_JOBS, JOB_COLUMNS, JOBS, JOBS_WITH_OWNERS, RUNS, JobRow
 from wsp.cron.planning.timetable import TIMETABLE_COLUMNS, Timetable, Unreadable
 from wsp.cron.schedule.expression import LONGEST_STEP_BACK
+from wsp.database import insert_into
 
 IDS_AT_ONCE = 20_000  # looked through in one step of `rearm`
 MOST_LEFTOVERS = 100  # ticks of one job that get a row each
@@ -76,9 +76,8 @@ def rearm_wanted(session: Session, now: datetime, zone: ZoneInfo) -> Cause | Non
 def remember_zone(session: Session, zone: ZoneInfo) -> None:
     """After `rearm`, and when none was wanted: this is the zone that jobs without one are armed for."""
     # In one statement: of two schedulers that begin at the same moment, the second would fail.
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     values = {"value": _zone_and_rules(zone)}
-    statement = insert(CronState).values(name=DEFAULT_ZONE, **values)
+    statement = insert_into(session, CronState).values(name=DEFAULT_ZONE, **values)
     session.execute(statement.on_conflict_do_update(index_elements=[CronState.name], set_=values))
 
 

@@ -12,11 +12,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, ScalarSelect, Select, func, literal, literal_column, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from wsp.cron.models import QUEUED, SKIPPED
-from wsp.cron.planning.bulk import insert_runs, is_sqlite, update_rows
+from wsp.cron.planning.bulk import insert_runs, update_rows
 from wsp.cron.planning.decisions import GO, MISSED, SCHEDULE, bar, judge
 from wsp.cron.planning.pauses import Pauses
 from wsp.cron.planning.queue import apply_replacements, claimable
@@ -40,6 +39,7 @@ from wsp.cron.planning.timetable import TIMETABLE_COLUMNS, Timetable, Unreadable
 from wsp.cron.planning.work import End, PlannedRun, Trigger
 from wsp.cron.policy import Policy
 from wsp.cron.schedule.expression import REBOOT
+from wsp.database import insert_into
 
 __all__ = ["Batch", "Claim", "Waiting", "plan", "reboot", "waiting"]
 
@@ -130,8 +130,7 @@ def reboot(session: Session, now: datetime, claim: Claim) -> Batch:
         literal(QUEUED),
     ).where(JOBS.c.cron_expr == literal_column(f"'{REBOOT}'"), JOBS.c.enabled.is_not(False))
     columns = ["job_id", "scheduled_for", "start_at", "trigger", "status"]
-    insert = sqlite.insert if is_sqlite(session) else postgresql.insert
-    once = insert(RUNS).from_select(columns, jobs).on_conflict_do_nothing()
+    once = insert_into(session, RUNS).from_select(columns, jobs).on_conflict_do_nothing()
     return Batch(jobs=len(session.execute(once.returning(RUNS.c.id)).all()))
 
 
